@@ -1,0 +1,24 @@
+"""Recurrent networks in JAX whose back-propagation through time is written by hand."""
+
+from jaxrnn.bptt import unroll
+from jaxrnn.cell import Cell
+from jaxrnn.cells.elman import Elman, ElmanParams
+from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from jaxrnn.network import Network, NetworkParams, Readout, ReadoutParams, value_and_grad
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cell",
+    "Elman",
+    "ElmanParams",
+    "Network",
+    "NetworkParams",
+    "Readout",
+    "ReadoutParams",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+    "squared_error",
+    "unroll",
+    "value_and_grad",
+]

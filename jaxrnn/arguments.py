@@ -1,0 +1,104 @@
+"""Checks of what a caller hands in: every message names the argument, what came, what was expected and the likely cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def is_integer(array: Any) -> bool:
+    """Whether the array holds tokens or labels (integers) rather than numbers."""
+    return bool(jnp.issubdtype(array.dtype, jnp.integer))
+
+
+def is_concrete(array: Any) -> bool:
+    """Whether the values can be read now, outside every transformation."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise unless `value` is a positive int."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_range(name: str, tokens: Array, size: int) -> None:
+    """Raise where an integer lies outside [0, size). Traced values cannot be read: under jit they give NaN instead."""
+    if not is_concrete(tokens) or tokens.size == 0:
+        return
+    low, high = int(jnp.min(tokens)), int(jnp.max(tokens))
+    if low < 0 or high >= size:
+        raise ValueError(
+            f"{name} must lie in 0 .. {size - 1}, got values from {low} to {high}; "
+            f"was the vocabulary built from other data, or counted from 1?"
+        )
+
+
+def check_inputs(inputs: Any, size: int) -> Array:
+    """Inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`."""
+    inputs = jnp.asarray(inputs)
+    if is_integer(inputs):
+        if inputs.ndim < 1:
+            raise ValueError("inputs of tokens must be [T, *batch], got a single token: add the axis of time")
+        check_range("inputs", inputs, size)
+    elif jnp.issubdtype(inputs.dtype, jnp.floating):
+        if inputs.ndim < 2 or inputs.shape[-1] != size:
+            raise ValueError(
+                f"inputs must be [T, *batch, D] with D = {size}, got shape {inputs.shape}; "
+                f"time comes first and features last (integers would be taken as tokens)"
+            )
+    else:
+        raise TypeError(f"inputs must be floats [T, *batch, D] or integer tokens [T, *batch], got dtype {inputs.dtype}")
+    if inputs.shape[0] == 0:
+        raise ValueError(f"inputs must have at least one step, got T = 0 (shape {inputs.shape})")
+    return inputs
+
+
+def batch_shape(inputs: Array) -> tuple[int, ...]:
+    """The batch axes of checked inputs: all but time, and but the features where there are any."""
+    return inputs.shape[1:] if is_integer(inputs) else inputs.shape[1:-1]
+
+
+def check_like(name: str, value: Any, expected: Any, cause: str) -> None:
+    """Raise unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
+    came, wanted = jax.tree.structure(value), jax.tree.structure(expected)
+    if came != wanted:
+        raise TypeError(f"{name} must have the structure {wanted}, got {came}; {cause}")
+    leaves = zip(jax.tree.leaves_with_path(value), jax.tree.leaves(expected), strict=True)
+    for (path, leaf), want in leaves:
+        place = name + jax.tree_util.keystr(path)
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(f"{place} must be an array, got {type(leaf).__name__}; {cause}")
+        if tuple(leaf.shape) != tuple(want.shape):
+            raise ValueError(f"{place} must have shape {tuple(want.shape)}, got {tuple(leaf.shape)}; {cause}")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
+
+
+def float_dtype(*trees: Any) -> Any:
+    """The dtype that all floating leaves promote to: what is computed in."""
+    leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return jnp.result_type(*leaves)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The pytree with its floating leaves in `dtype`; integers stay."""
+    return jax.tree.map(lambda leaf: leaf if is_integer(leaf) else jnp.asarray(leaf, dtype), tree)
+
+
+def cast_like(tree: Any, reference: Any) -> Any:
+    """The pytree with every leaf in the dtype of the same leaf of `reference`."""
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, reference)

@@ -1,0 +1,164 @@
+"""Back-propagation through time by hand: the reverse scan, and `unroll` with it as its derivative rule."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn import scan
+from jaxrnn.arguments import Array, check_choice, is_integer
+from jaxrnn.cell import Cell, Params, State, add_to_hidden, hidden_of
+from jaxrnn.segments import each, join, scan_segments, segment_length, split
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    state: State | None = None,
+    *,
+    reverse: bool = False,
+    gradient: str = "bptt",
+) -> tuple[Array, State]:
+    """The hidden states of one layer over time; differentiating it runs the reverse scan written by hand.
+
+        s_t = step(s_{t-1}, x_t)        t = 1 .. T
+
+    For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
+    segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed: give the
+    batch as an axis of the inputs instead. Only first-order reverse mode is defined by the rule: for `jax.jvp`,
+    Hessians or `jax.linearize`, choose gradient="autodiff".
+
+    Args:
+        cell: the recurrence, say a `jaxrnn.Elman`.
+        params: its parameters.
+        inputs: floats [T, *batch, D] or integer tokens [T, *batch], with any number of batch axes, none included.
+        state: s_0, as `cell.initial_state(batch)` gives it, which is the default.
+        reverse: whether time runs backwards, from the last step to the first; the hidden states keep their places.
+        gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
+
+    Returns:
+        The hidden states [T, *batch, H], and the state after the last step taken.
+
+    Raises:
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient.
+        TypeError: inputs that are neither float nor integer, params or a state of another cell.
+
+    >>> import jax, jax.numpy as jnp, jaxrnn
+    >>> cell = jaxrnn.Elman(inputs=3, hidden=4)
+    >>> params = cell.init(jax.random.key(0))
+    >>> dE = jax.grad(lambda params: jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)))[0].sum())(params)
+    >>> dE.W.shape
+    (4, 4)
+    """
+    check_choice("gradient", gradient, ("bptt", "autodiff"))
+    if gradient == "autodiff":
+        return scan.unroll(cell, params, inputs, state, reverse=reverse)
+    params, inputs, state = scan.check_unroll(cell, params, inputs, state)
+    return _unroll(cell, reverse, params, inputs, state)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _unroll(cell: Cell, reverse: bool, params: Params, inputs: Array, state: State) -> tuple[Array, State]:
+    states, final = scan.scan_cell(cell, cell.prepare(params), inputs, state, reverse)
+    return hidden_of(states), final
+
+
+def _unroll_forward(cell: Cell, reverse: bool, params: Params, inputs: Array, state: State) -> tuple:
+    operands = cell.prepare(params)
+    steps = inputs.shape[0]
+
+    def segment(start: State, inputs: Array) -> tuple[State, tuple[State, State]]:
+        states, final = scan.scan_cell(cell, operands, inputs, start, reverse)
+        return final, (start, states)
+
+    final, kept = scan_segments(segment, state, split(inputs, steps, _layer_segment(cell, inputs, state)), reverse)
+    hidden = hidden_of(join(each(lambda part: part[1], kept)))
+    return (hidden, final), (params, inputs, kept)
+
+
+def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
+    params, inputs, kept = residuals
+    g, adjoint = cotangents
+    operands = cell.prepare(params)
+    steps, K = inputs.shape[0], _layer_segment(cell, inputs, adjoint)
+
+    def segment(carry: tuple[Params, State], x: tuple) -> tuple[tuple[Params, State], Array | None]:
+        grads, adjoint = carry
+        inputs, g, (start, states) = x
+        adjoint, dparams, dx = reverse_segment(cell, params, operands, inputs, start, states, g, adjoint, reverse)
+        return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
+
+    xs = each(lambda cut, kept: (*cut, kept), split((inputs, g), steps, K), kept)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (grads, adjoint), dx = scan_segments(segment, (zeros, adjoint), xs, reverse=not reverse)
+    return grads, None if is_integer(inputs) else join(dx), adjoint
+
+
+_unroll.defvjp(_unroll_forward, _unroll_backward)
+
+
+def reverse_segment(
+    cell: Cell,
+    params: Params,
+    operands: Any,
+    inputs: Array,
+    start: State,
+    states: State,
+    g: Array,
+    adjoint: State,
+    reverse: bool = False,
+) -> tuple[State, Params, Array | None]:
+    """One segment of one layer backwards: the heart of BPTT.
+
+        dE/ds_t = g_t + (carried adjoint)        dE/ds_{t-1}, delta_t = step_adjoint(dE/ds_t)
+
+    Only the adjoint is carried. The weight gradients are sums over t of products of what the loop leaves behind, and
+    are taken after it, all steps at once; autodiff of a scan carries and updates them at every step.
+
+    Args:
+        cell, params, operands: the layer, its parameters, and `cell.prepare` of them.
+        inputs: [K, *batch, D], or tokens [K, *batch].
+        start: the state before the segment's first step.
+        states: the states after each of its steps, [K, *batch, ...].
+        g: what the layers above ask of each hidden state, [K, *batch, H].
+        adjoint: dE/ds_K through the steps after the segment.
+        reverse: whether the forward scan ran from the last step to the first.
+
+    Returns:
+        The adjoint of `start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
+    """
+    previous = jax.tree.map(lambda first, rest: _shift(first, rest, reverse), start, states)
+    local = cell.linearize(operands, inputs, previous, states)
+
+    def step(adjoint: State, x: tuple[Array, Any]) -> tuple[State, Any]:
+        g, local = x
+        return cell.step_adjoint(operands, add_to_hidden(adjoint, g), local)
+
+    adjoint, deltas = lax.scan(step, adjoint, (g, local), reverse=not reverse)
+    dparams = cell.weight_grads(params, inputs, previous, deltas)
+    dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
+    return adjoint, dparams, dx
+
+
+def _shift(start: Array, states: Array, reverse: bool) -> Array:
+    """s_{t-1} for every t of a segment."""
+    order = [states[1:], start[None]] if reverse else [start[None], states[:-1]]
+    return lax.concatenate(order, 0)
+
+
+def layer_bytes(cell: Cell, inputs: Array, state: State) -> int:
+    """What one step of one layer occupies in the reverse pass: inputs, states, what is linearized, deltas, g."""
+    state_size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
+    size = math.prod(inputs.shape[1:]) + 5 * state_size
+    return size * hidden_of(state).dtype.itemsize
+
+
+def _layer_segment(cell: Cell, inputs: Array, state: State) -> int:
+    rows = math.prod(hidden_of(state).shape[:-1])
+    return segment_length("auto", inputs.shape[0], rows, layer_bytes(cell, inputs, state))

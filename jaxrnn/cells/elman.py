@@ -1,0 +1,115 @@
+"""The Elman network: the plain recurrent layer, and its adjoint by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.arguments import Array, check_choice
+from jaxrnn.cell import Cell
+
+
+class ElmanParams(NamedTuple):
+    """Parameters of an Elman layer."""
+
+    U: Array  # [H, D]
+    W: Array  # [H, H]
+    b: Array | None  # [H]
+
+
+class ElmanOperands(NamedTuple):
+    """The same, as the loops multiply: rows are examples."""
+
+    U_T: Array  # [D, H]
+    W_T: Array  # [H, H]
+    W: Array  # [H, H]
+    b: Array | None  # [H]
+
+
+@dataclasses.dataclass(frozen=True)
+class Elman(Cell):
+    """The Elman cell, with the gradients that BPTT carries through it.
+
+        z_t = W s_{t-1} + U x_t + b          s_t = tanh(z_t)     or     s_t = max(z_t, 0)
+
+        delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1})          delta_t := dE/dz_t       (relu: (s_t > 0) for 1 - s_t^2)
+        dE/dW = sum_t delta_t s_{t-1}^T      dE/dU = sum_t delta_t x_t^T      dE/db = sum_t delta_t
+        dE/dx_t = U^T delta_t                dE/ds_0 = W^T delta_1
+
+    The ds_t/dW = delta_t s_{t-1}^T in these sums is the immediate derivative, s_{t-1} held constant; to differentiate
+    through s_{t-1} there as well would count the recursion twice.
+
+    W starts orthogonal, U with variance 1/D, b at zero. Not the cell for dependencies over hundreds of steps: the
+    product of the (1 - s_t^2) W vanishes or explodes; that is what gated cells are for.
+
+    Args:
+        inputs: D.
+        hidden: H.
+        activation: "tanh" or "relu".
+        bias: whether there is a b.
+
+    Raises:
+        ValueError: a size below 1, an unknown activation.
+        TypeError: a size that is not an int.
+
+    Source: Elman (1990), "Finding structure in time"; the gradients are those of Werbos (1990), "Backpropagation
+    through time: what it does and how to do it", equations 17 to 20.
+
+    >>> import jax, jaxrnn
+    >>> cell = jaxrnn.Elman(inputs=3, hidden=5)
+    >>> jax.tree.map(lambda array: array.shape, cell.init(jax.random.key(0)))
+    ElmanParams(U=(5, 3), W=(5, 5), b=(5,))
+    """
+
+    activation: str = "tanh"
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("activation", self.activation, ("tanh", "relu"))
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> ElmanParams:
+        """Fresh parameters: U [H, D], W [H, H], b [H]."""
+        key_U, key_W = jax.random.split(key)
+        scaled = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        return ElmanParams(
+            U=scaled(key_U, (self.hidden, self.inputs), dtype),
+            W=jax.nn.initializers.orthogonal()(key_W, (self.hidden, self.hidden), dtype),
+            b=jnp.zeros(self.hidden, dtype) if self.bias else None,
+        )
+
+    def prepare(self, params: ElmanParams) -> ElmanOperands:
+        """U^T and W^T laid out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (measured on a CPU)."""
+        return ElmanOperands(params.U.T, params.W.T, params.W, params.b)
+
+    def project(self, operands: ElmanOperands, inputs: Array) -> Array:
+        """U x_t + b, [K, *batch, H]."""
+        return affine(operands.U_T, operands.b, inputs)
+
+    def step(self, operands: ElmanOperands, state: Array, projected: Array) -> Array:
+        """s_t = tanh(W s_{t-1} + (U x_t + b))."""
+        z = state @ operands.W_T + projected  # [*batch, H]
+        return jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)
+
+    def linearize(self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array) -> Array:
+        """ds_t/dz_t, which the states themselves tell: 1 - s_t^2, [K, *batch, H]."""
+        return 1 - states * states if self.activation == "tanh" else (states > 0).astype(states.dtype)
+
+    def step_adjoint(self, operands: ElmanOperands, adjoint: Array, local: Array) -> tuple[Array, Array]:
+        """delta_t = (1 - s_t^2) * dE/ds_t, and dE/ds_{t-1} = W^T delta_t."""
+        delta = local * adjoint  # [*batch, H]
+        return delta @ operands.W, delta
+
+    def weight_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> ElmanParams:
+        """dE/dU, dE/dW, dE/db: sums of outer products over the segment, so one GEMM each."""
+        dU, db = affine_weight_grads(self.inputs, self.bias, inputs, deltas)
+        dW, _ = affine_weight_grads(self.hidden, False, previous, deltas)
+        return ElmanParams(dU, dW, db)
+
+    def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
+        """dE/dx_t = U^T delta_t, [K, *batch, D]."""
+        return affine_input_grads(params.U, deltas)

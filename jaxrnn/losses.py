@@ -1,0 +1,184 @@
+"""Objectives: the error E_t of a step, and beside it dE_t/dO_t, the gradient that the reverse pass starts from.
+
+An objective is a function of outputs O_t [..., V] (the network's scores, before any softmax or sigmoid) and targets
+to E_t [...]. Any such function will do; one that carries its gradient spares the reverse pass a `jax.vjp`.
+
+`yhat - y` is dE/dO, not dE/dyhat: dE_t/dyhat_t = -y_t / yhat_t, and the softmax Jacobian diag(yhat) - yhat yhat^T
+turns one into the other.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.arguments import Array, check_range, is_integer
+
+
+class Objective:
+    """A function `(outputs, targets) -> E_t` that may carry its own gradient, given to it by `with_gradient`."""
+
+    def __init__(self, function: Callable[[Array, Array], Array]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._value_and_gradient: Callable[[Array, Array], tuple[Array, Array]] | None = None
+
+    def with_gradient(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> Callable:
+        """Decorator for the function `(outputs, targets) -> (E_t, dE_t/dO_t)`."""
+        self._value_and_gradient = function
+        return function
+
+    def __call__(self, outputs: Array, targets: Array) -> Array:
+        return self._function(outputs, targets)
+
+    def __repr__(self) -> str:
+        return f"<objective {self._function.__name__}>"
+
+
+def value_and_gradient(objective: Callable[[Array, Array], Array], outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """E_t [...] and dE_t/dO_t [..., V] of every step at once, by the objective's own gradient or else by `jax.vjp`."""
+    if isinstance(objective, Objective) and objective._value_and_gradient is not None:
+        return objective._value_and_gradient(outputs, targets)
+    errors, pullback = jax.vjp(lambda outputs: objective(outputs, targets), outputs)
+    return errors, pullback(jnp.ones_like(errors))[0]
+
+
+@Objective
+def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
+    """Cross-entropy of a softmax over the outputs, in nats.
+
+        yhat_t = softmax(O_t)        E_t = - sum_i y_t[i] log yhat_t[i]        dE_t/dO_t = yhat_t - y_t
+
+    Args:
+        outputs: O_t, [..., V].
+        targets: integer labels [...], or probabilities [..., V] (their sum need not be one).
+
+    Returns:
+        E_t, [...], in nats. A label out of range gives NaN under jit, and a ValueError outside it.
+
+    Raises:
+        ValueError: the shapes do not fit, or a label is out of range.
+        TypeError: targets are neither integers nor floats.
+
+    Source: Bridle (1990), "Probabilistic interpretation of feedforward classification network outputs", section 3.
+
+    >>> import jax.numpy as jnp, jaxrnn
+    >>> float(jaxrnn.softmax_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0])  # log 4
+    1.3862943649291992
+    """
+    _check_labels_or_probabilities(outputs, targets)
+    if not is_integer(targets):
+        return -jnp.sum(targets * jax.nn.log_softmax(outputs), -1)
+    return jax.nn.logsumexp(outputs, -1) - _picked(outputs, targets)
+
+
+@softmax_cross_entropy.with_gradient
+def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """E_t and dE_t/dO_t = yhat_t - y_t (for targets that sum to m: m yhat_t - y_t)."""
+    _check_labels_or_probabilities(outputs, targets)
+    highest = jnp.max(outputs, -1, keepdims=True)
+    exponentials = jnp.exp(outputs - highest)  # [..., V]
+    Z = jnp.sum(exponentials, -1, keepdims=True)
+    log_Z = (jnp.log(Z) + highest)[..., 0]
+    yhat = exponentials / Z
+    if is_integer(targets):
+        y = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
+        return log_Z - _picked(outputs, targets), yhat - y
+    mass = jnp.sum(targets, -1)
+    return mass * log_Z - jnp.sum(targets * outputs, -1), mass[..., None] * yhat - targets
+
+
+@Objective
+def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
+    """Binary cross-entropy of a sigmoid at every output, summed over the outputs, in nats.
+
+        yhat_t = sigmoid(O_t)
+        E_t = - sum_i y_t[i] log yhat_t[i] + (1 - y_t[i]) log(1 - yhat_t[i])        dE_t/dO_t = yhat_t - y_t
+
+    Args:
+        outputs: O_t, [..., V].
+        targets: [..., V], each 0, 1 or a probability; bool and integers are taken as numbers.
+
+    Returns:
+        E_t, [...], in nats, summed over the V outputs as the figures for piano rolls are
+        (Boulanger-Lewandowski et al. 2012, section 5).
+
+    Raises:
+        ValueError: targets do not have the shape of the outputs.
+
+    >>> import jax.numpy as jnp, jaxrnn
+    >>> float(jaxrnn.sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0, 1]]))[0])  # 2 log 2
+    1.3862943649291992
+    """
+    _check_same_shape(outputs, targets)
+    # log(1 + exp(O)) - y O in the form that cannot overflow.
+    softplus = jnp.maximum(outputs, 0) + jnp.log1p(jnp.exp(-jnp.abs(outputs)))
+    return jnp.sum(softplus - targets * outputs, -1)
+
+
+@sigmoid_cross_entropy.with_gradient
+def _sigmoid_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """E_t and dE_t/dO_t = yhat_t - y_t."""
+    return sigmoid_cross_entropy(outputs, targets), jax.nn.sigmoid(outputs) - targets
+
+
+@Objective
+def squared_error(outputs: Array, targets: Array) -> Array:
+    """Squared error, summed over the outputs.
+
+        E_t = sum_i (O_t[i] - y_t[i])^2        dE_t/dO_t = 2 (O_t - y_t)
+
+    Args:
+        outputs: O_t, [..., V].
+        targets: [..., V].
+
+    Returns:
+        E_t, [...], in the square of the outputs' unit.
+
+    Raises:
+        ValueError: targets do not have the shape of the outputs.
+
+    >>> import jax.numpy as jnp, jaxrnn
+    >>> float(jaxrnn.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]]))[0])
+    5.0
+    """
+    _check_same_shape(outputs, targets)
+    return jnp.sum(jnp.square(outputs - targets), -1)
+
+
+@squared_error.with_gradient
+def _squared_error_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """E_t and dE_t/dO_t = 2 (O_t - y_t)."""
+    return squared_error(outputs, targets), 2 * (outputs - targets)
+
+
+def _picked(outputs: Array, labels: Array) -> Array:
+    """O_t[label], [...]: NaN where the label is out of range (jax would count a negative one from the end)."""
+    labels = jnp.where(labels < 0, outputs.shape[-1], labels)
+    return jnp.take_along_axis(outputs, labels[..., None], -1, mode="fill")[..., 0]
+
+
+def _check_labels_or_probabilities(outputs: Any, targets: Any) -> None:
+    if is_integer(targets):
+        if targets.shape != outputs.shape[:-1]:
+            raise ValueError(
+                f"targets of integer labels must have shape {outputs.shape[:-1]}, got {targets.shape}; "
+                f"the outputs are {outputs.shape} (one-hot targets must be floats)"
+            )
+        check_range("targets", targets, outputs.shape[-1])
+    elif not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise TypeError(f"targets must be integer labels or float probabilities, got dtype {targets.dtype}")
+    else:
+        _check_same_shape(outputs, targets)
+
+
+def _check_same_shape(outputs: Any, targets: Any) -> None:
+    if targets.shape != outputs.shape:
+        raise ValueError(
+            f"targets must have the shape {outputs.shape} of the outputs, got {targets.shape}; "
+            f"time comes first, and nothing is broadcast"
+        )

@@ -1,0 +1,364 @@
+"""A network: layers of cells, a readout, an objective; and the gradient of its loss, segment by segment of time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import scan
+from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.arguments import (
+    Array,
+    batch_shape,
+    cast,
+    cast_like,
+    check_inputs,
+    check_like,
+    check_positive,
+    float_dtype,
+    is_integer,
+)
+from jaxrnn.bptt import layer_bytes, reverse_segment, unroll
+from jaxrnn.cell import Cell, Params, State, hidden_of
+from jaxrnn.losses import value_and_gradient
+from jaxrnn.segments import each, scan_segments, segment_length, split
+
+
+class ReadoutParams(NamedTuple):
+    """Parameters of a readout."""
+
+    V: Array  # [V, H]
+    c: Array | None  # [V]
+
+
+class NetworkParams(NamedTuple):
+    """Parameters of a network."""
+
+    layers: tuple[Params, ...]
+    readout: ReadoutParams
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """The affine map from the hidden state of the top layer to the outputs.
+
+        O_t = V s_t + c        dE/dV = sum_t e_t s_t^T        dE/dc = sum_t e_t        g_t = V^T e_t        e_t := dE/dO_t
+
+    dE/dV is a sum of outer products, not of products: with a softmax, e_t = yhat_t - y_t is a vector over the outputs.
+
+    Args:
+        hidden: H.
+        outputs: V.
+        bias: whether there is a c.
+
+    Raises:
+        ValueError: a size below 1.
+        TypeError: a size that is not an int.
+
+    >>> import jax, jaxrnn
+    >>> jaxrnn.Readout(hidden=5, outputs=3).init(jax.random.key(0)).V.shape
+    (3, 5)
+    """
+
+    hidden: int
+    outputs: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("hidden", self.hidden)
+        check_positive("outputs", self.outputs)
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> ReadoutParams:
+        """Fresh parameters: V [V, H] with variance 1/H, c [V] at zero."""
+        V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
+        return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
+
+    def apply(self, params: ReadoutParams, hidden: Array) -> Array:
+        """O_t = V s_t + c for hidden states [..., H]: [..., V]."""
+        return affine(params.V.T, params.c, hidden)
+
+    def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
+        """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
+        return affine_input_grads(params.V, e), ReadoutParams(*affine_weight_grads(self.hidden, self.bias, hidden, e))
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Layers of cells, each fed the hidden states of the one below, a readout, and an objective.
+
+        E = sum_t w_t E_t        E_t = objective(O_t, y_t)        w_t = 1/(T B) unless given
+
+    Args:
+        layers: the cells, bottom first; each layer's `inputs` is the `hidden` of the one below.
+        readout: from the top layer's hidden state to the outputs.
+        objective: `jaxrnn.softmax_cross_entropy`, `sigmoid_cross_entropy`, `squared_error`, or any jax function of
+            outputs [..., V] and targets to E_t [...].
+
+    Raises:
+        ValueError: no layers, or sizes that do not follow on from one another.
+        TypeError: a layer that is not a `jaxrnn.Cell`, or a readout that is not a `jaxrnn.Readout`.
+
+    >>> import jax, jax.numpy as jnp, jaxrnn
+    >>> net = jaxrnn.Network((jaxrnn.Elman(65, 128),), jaxrnn.Readout(128, 65), jaxrnn.softmax_cross_entropy)
+    >>> params = net.init(jax.random.key(0))
+    >>> outputs, final = net.apply(params, jnp.zeros((100, 32), int))
+    >>> outputs.shape, final[0].shape
+    ((100, 32, 65), (32, 128))
+    """
+
+    layers: tuple[Cell, ...]
+    readout: Readout
+    objective: Callable[[Array, Array], Array]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for layer in self.layers:
+            if not isinstance(layer, Cell):
+                raise TypeError(f"layers must be jaxrnn.Cell, got {type(layer).__name__}")
+        if not isinstance(self.readout, Readout):
+            raise TypeError(f"readout must be a jaxrnn.Readout, got {type(self.readout).__name__}")
+        if not self.layers:
+            raise ValueError("layers must hold at least one cell, got none")
+        above = [*(layer.inputs for layer in self.layers[1:]), self.readout.hidden]
+        for i, (layer, size) in enumerate(zip(self.layers, above, strict=True)):
+            if layer.hidden != size:
+                raise ValueError(f"layers[{i}] has {layer.hidden} hidden units, but what stands above it expects {size}")
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> NetworkParams:
+        """Fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
+        *keys, last = jax.random.split(key, len(self.layers) + 1)
+        layers = tuple(cell.init(key, dtype) for cell, key in zip(self.layers, keys, strict=True))
+        return NetworkParams(layers, self.readout.init(last, dtype))
+
+    def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> tuple[State, ...]:
+        """s_0 of every layer for a batch."""
+        return tuple(cell.initial_state(batch, dtype) for cell in self.layers)
+
+    def apply(
+        self,
+        params: NetworkParams,
+        inputs: Array,
+        state: tuple[State, ...] | None = None,
+        *,
+        gradient: str = "bptt",
+    ) -> tuple[Array, tuple[State, ...]]:
+        """The outputs of every step, and the state to go on from.
+
+        Args:
+            params: as `init` gives them.
+            inputs: floats [T, *batch, D] or integer tokens [T, *batch].
+            state: one state per layer, zeros by default; the returned one continues the sequence.
+            gradient: how a derivative through it is taken, see `jaxrnn.unroll`.
+
+        Returns:
+            O_t [T, *batch, V], and a tuple of one state per layer.
+
+        Raises:
+            ValueError, TypeError: as `jaxrnn.unroll`.
+        """
+        state = _check_state_tuple(self, state)
+        _check_readout(self, params)
+        final = []
+        hidden = inputs
+        for cell, layer, start in zip(self.layers, params.layers, state, strict=True):
+            hidden, last = unroll(cell, layer, hidden, start, gradient=gradient)
+            final.append(last)
+        return self.readout.apply(cast(params.readout, hidden.dtype), hidden), tuple(final)
+
+    def loss(
+        self,
+        params: NetworkParams,
+        inputs: Array,
+        targets: Array,
+        weights: Array | None = None,
+        state: tuple[State, ...] | None = None,
+        *,
+        gradient: str = "autodiff",
+        return_state: bool = False,
+    ) -> Any:
+        """E = sum_t w_t E_t by a pure forward pass: `jax.value_and_grad(net.loss)` is the twin of `jaxrnn.value_and_grad(net)`.
+
+        Args and errors are those of `jaxrnn.value_and_grad`; with `return_state`, returns `(E, final)`.
+        """
+        outputs, final = self.apply(params, inputs, state, gradient=gradient)
+        errors = self.objective(outputs, jnp.asarray(targets))  # [T, *batch]
+        _check_errors(errors, outputs)
+        E = jnp.sum(errors * _loss_weights(weights, outputs.shape[:-1], outputs.dtype))
+        return (E, final) if return_state else E
+
+
+def value_and_grad(
+    net: Network, segment: int | str = "auto", *, return_state: bool = False
+) -> Callable[..., tuple[Any, NetworkParams]]:
+    """The loss of a network and its gradient by BPTT, written by hand: the twin of `jax.value_and_grad(net.loss)`.
+
+        forward:  keep the states s_1 .. s_T of every layer
+        reverse, a segment of K steps at a time, the last one first:
+            O_t = V s_t + c       e_t = w_t dE_t/dO_t       g_t = V^T e_t
+            layers from the top:  delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1}),   g_t of the layer below = U^T delta_t
+            gradients += one product per weight over the segment
+
+    Logits exist for one segment at a time, so memory is the states' and little more. The function returned is pure and
+    not jitted: jit it, or the training step around it. Batches belong in the inputs' own axes, not in `jax.vmap`, which
+    would give (correctly, and more slowly) one gradient per example.
+
+    Args:
+        net: the network.
+        segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
+        return_state: whether to return the final state as well.
+
+    Returns:
+        A function `(params, inputs, targets, weights=None, state=None) -> (E, grads)`, or, with `return_state`,
+        `-> ((E, final), grads)`:
+
+        params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
+        inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
+        targets: what the objective takes: integer labels [T, *batch] or floats [T, *batch, V].
+        weights: w_t, [T, *batch], used as they are; by default every step counts alike and they sum to one.
+        state: one state per layer to go on from, zeros by default. It is a constant: no gradient reaches back past it.
+
+    Raises:
+        TypeError: net is not a Network; arguments of the wrong kind.
+        ValueError: a segment below 1; from the function returned, shapes that do not fit, tokens or labels out of
+            range (outside jit; inside it they give NaN), T = 0.
+
+    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it".
+
+    >>> import jax, jax.numpy as jnp, jaxrnn
+    >>> net = jaxrnn.Network((jaxrnn.Elman(65, 128),), jaxrnn.Readout(128, 65), jaxrnn.softmax_cross_entropy)
+    >>> params = net.init(jax.random.key(0))
+    >>> tokens = jax.random.randint(jax.random.key(1), (101, 32), 0, 65)
+    >>> loss, grads = jax.jit(jaxrnn.value_and_grad(net))(params, tokens[:-1], tokens[1:])
+    >>> grads.layers[0].W.shape
+    (128, 128)
+    """
+    if not isinstance(net, Network):
+        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
+    segment_length(segment, 1, 1, 1)
+
+    def loss_and_gradient(
+        params: NetworkParams,
+        inputs: Array,
+        targets: Array,
+        weights: Array | None = None,
+        state: tuple[State, ...] | None = None,
+    ) -> tuple[Any, NetworkParams]:
+        given = params
+        params, inputs, targets, weights, state = _check(net, params, inputs, targets, weights, state)
+        sweep = _Sweep(net, params)
+        K = _segment(net, segment, inputs, state)
+        final, kept = scan_segments(sweep.forward, state, split(inputs, inputs.shape[0], K))
+        xs = each(lambda cut, kept: (*cut, kept), split((inputs, targets, weights), inputs.shape[0], K), kept)
+        (E, grads, _), _ = scan_segments(sweep.backward, sweep.zeros(final), xs, reverse=True)
+        return ((E, final) if return_state else E), cast_like(grads, given)
+
+    return loss_and_gradient
+
+
+class _Sweep:
+    """The two passes over one segment of all layers."""
+
+    def __init__(self, net: Network, params: NetworkParams) -> None:
+        self.net, self.params = net, params
+        self.operands = tuple(cell.prepare(layer) for cell, layer in zip(net.layers, params.layers, strict=True))
+
+    def forward(self, state: tuple[State, ...], inputs: Array) -> tuple[tuple[State, ...], tuple]:
+        """Layers from the bottom: the final state, and for every layer the state before and the states within."""
+        final, kept = [], []
+        hidden = inputs
+        for cell, operands, start in zip(self.net.layers, self.operands, state, strict=True):
+            states, last = scan.scan_cell(cell, operands, hidden, start)
+            hidden = hidden_of(states)
+            final.append(last)
+            kept.append((start, states))
+        return tuple(final), tuple(kept)
+
+    def zeros(self, final: tuple[State, ...]) -> tuple:
+        """What the reverse pass carries, before it starts: E, the gradients, the adjoint of each layer's state."""
+        E = jnp.zeros((), float_dtype(self.params))
+        return E, jax.tree.map(jnp.zeros_like, self.params), jax.tree.map(jnp.zeros_like, final)
+
+    def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
+        """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
+        E, grads, adjoints = carry
+        inputs, targets, weights, kept = x
+        segment_E, g, readout = self._readout(hidden_of(kept[-1][1]), targets, weights)
+        adjoint_list, layers = list(adjoints), list(self.params.layers)
+        for i in reversed(range(len(layers))):
+            below = inputs if i == 0 else hidden_of(kept[i - 1][1])
+            start, states = kept[i]
+            cell, params, operands = self.net.layers[i], self.params.layers[i], self.operands[i]
+            adjoint_list[i], layers[i], g = reverse_segment(
+                cell, params, operands, below, start, states, g, adjoint_list[i]
+            )
+        grads = jax.tree.map(jnp.add, grads, NetworkParams(tuple(layers), readout))
+        return (E + segment_E, grads, tuple(adjoint_list)), None
+
+    def _readout(self, hidden: Array, targets: Array, weights: Array) -> tuple[Array, Array, ReadoutParams]:
+        """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
+        outputs = self.net.readout.apply(self.params.readout, hidden)
+        errors, e = value_and_gradient(self.net.objective, outputs, targets)
+        g, grads = self.net.readout.adjoint(self.params.readout, hidden, weights[..., None] * e)
+        return jnp.sum(weights * errors), g, grads
+
+
+def _segment(net: Network, segment: int | str, inputs: Array, state: tuple[State, ...]) -> int:
+    """K from what one step of all layers, the logits and their gradient occupy."""
+    size = sum(layer_bytes(cell, inputs[..., None], start) for cell, start in zip(net.layers, state, strict=True))
+    rows = math.prod(batch_shape(inputs))
+    size += 2 * rows * net.readout.outputs * float_dtype(state).itemsize
+    return segment_length(segment, inputs.shape[0], rows, size)
+
+
+def _check(net: Network, params: NetworkParams, inputs: Any, targets: Any, weights: Any, state: Any) -> tuple:
+    """The arguments of a loss, checked and in one dtype."""
+    inputs = check_inputs(inputs, net.layers[0].inputs)
+    targets = jnp.asarray(targets)
+    _check_readout(net, params)
+    dtype = float_dtype(params, inputs)
+    steps = inputs.shape[:1] + batch_shape(inputs)
+    weights = _loss_weights(weights, steps, dtype)
+    outputs = jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype)
+    # The targets stay outside the abstract evaluation, so that the objective can still read their values.
+    _check_errors(jax.eval_shape(lambda outputs: net.objective(outputs, targets), outputs), outputs)
+    layers = zip(net.layers, params.layers, _check_state_tuple(net, state), strict=True)
+    state = tuple(scan.check_layer(cell, layer, steps[1:], dtype, start) for cell, layer, start in layers)
+    return cast(params, dtype), cast(inputs, dtype), targets, weights, state
+
+
+def _check_state_tuple(net: Network, state: Any) -> tuple[Any, ...]:
+    if state is None:
+        return (None,) * len(net.layers)
+    if not isinstance(state, tuple) or len(state) != len(net.layers):
+        raise TypeError(f"state must be a tuple of {len(net.layers)} states, one per layer, got {type(state).__name__}")
+    return state
+
+
+def _check_readout(net: Network, params: NetworkParams) -> None:
+    expected = jax.eval_shape(net.readout.init, jax.random.key(0))
+    cause = "they must come from the init of this network"
+    if not isinstance(params, NetworkParams) or len(params.layers) != len(net.layers):
+        raise TypeError(f"params must be NetworkParams with {len(net.layers)} layers, got {type(params).__name__}; {cause}")
+    check_like("params.readout", params.readout, expected, cause)
+
+
+def _loss_weights(weights: Any, steps: tuple[int, ...], dtype: Any) -> Array:
+    if weights is None:
+        return jnp.full(steps, 1 / math.prod(steps), dtype)
+    weights = jnp.asarray(weights, dtype)
+    if weights.shape != steps:
+        raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
+    return weights
+
+
+def _check_errors(errors: Any, outputs: Any) -> None:
+    if errors.shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"objective must give one error per step, {outputs.shape[:-1]}, got {errors.shape}; "
+            f"sum over the outputs only, not over time or batch"
+        )

@@ -1,0 +1,55 @@
+"""The forward scan: a cell unrolled over time. Pure, and knows nothing of gradients."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, float_dtype
+from jaxrnn.cell import Cell, Params, State, hidden_of
+
+
+def scan_cell(cell: Cell, operands: Any, inputs: Array, state: State, reverse: bool = False) -> tuple[State, State]:
+    """One segment forward: every state s_1 .. s_K [K, *batch, ...] and the last one. Nothing is checked here."""
+
+    def step(state: State, projected: Any) -> tuple[State, State]:
+        state = cell.step(operands, state, projected)
+        return state, state
+
+    final, states = lax.scan(step, state, cell.project(operands, inputs), reverse=reverse)
+    return states, final
+
+
+def unroll(
+    cell: Cell, params: Params, inputs: Array, state: State | None = None, *, reverse: bool = False
+) -> tuple[Array, State]:
+    """The hidden states of one layer over time, by a plain `lax.scan`: see `jaxrnn.unroll`, of which it is the twin."""
+    params, inputs, state = check_unroll(cell, params, inputs, state)
+    states, final = scan_cell(cell, cell.prepare(params), inputs, state, reverse)
+    return hidden_of(states), final
+
+
+def check_unroll(cell: Cell, params: Params, inputs: Any, state: State | None) -> tuple[Params, Array, State]:
+    """The arguments of `unroll`, checked, in one dtype, with a state where none was given."""
+    inputs = check_inputs(inputs, cell.inputs)
+    dtype = float_dtype(params, inputs)
+    state = check_layer(cell, params, batch_shape(inputs), dtype, state)
+    return cast(params, dtype), cast(inputs, dtype), state
+
+
+def check_layer(cell: Cell, params: Params, batch: tuple[int, ...], dtype: Any, state: State | None) -> State:
+    """Raise unless parameters and state are the cell's; returns the state, the initial one where none was given."""
+    check_like("params", params, _shapes(cell), f"they must come from the init of {cell}")
+    if state is None:
+        return cell.initial_state(batch, dtype)
+    expected = jax.eval_shape(functools.partial(cell.initial_state, batch, dtype))
+    check_like("state", state, expected, f"there must be one for each of the batch {batch} of the inputs")
+    return cast(state, dtype)
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(cell: Cell) -> Params:
+    return jax.eval_shape(cell.init, jax.random.key(0))

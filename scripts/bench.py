@@ -1,0 +1,203 @@
+"""Loss and gradient by hand against autodiff of two plain scans: time, memory, compile time, over a grid of shapes.
+
+    python scripts/bench.py                    # all shapes, about five minutes on two cores
+    python scripts/bench.py --shapes 1 3       # two of them
+    python scripts/bench.py --out results      # where table.csv and ratios.png go
+
+The contenders alternate within one process, and a ratio is the median of the ratios of neighbouring runs, so that a
+machine whose speed drifts cannot favour either. The floor is the time of the matrix products alone, measured in the
+same run: 2 for the outputs and for every weight forward, and twice that backward, each as one large product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import jaxrnn
+
+
+class Shape(NamedTuple):
+    """One point of the grid: floats of D features in, labels of V classes out."""
+
+    T: int
+    B: int
+    D: int
+    H: int
+    V: int
+    layers: int = 1
+
+
+SHAPES = (
+    Shape(100, 32, 64, 128, 65),
+    Shape(128, 64, 128, 512, 128),
+    Shape(512, 1, 64, 64, 65),
+    Shape(128, 32, 64, 256, 10000),
+    Shape(1024, 32, 64, 256, 128),
+    Shape(64, 32, 65, 512, 65),
+    Shape(101, 8, 32, 64, 32),
+    Shape(2000, 4, 16, 128, 16),
+    Shape(50, 256, 64, 128, 65),
+    Shape(100, 32, 64, 128, 65, layers=3),
+)
+
+
+def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """The scan that most people write: U x_t inside the loop."""
+    for p in params.layers:
+
+        def step(s: jax.Array, x: jax.Array, p: Any = p) -> tuple[jax.Array, jax.Array]:
+            s = jnp.tanh(s @ p.W.T + x @ p.U.T + p.b)
+            return s, s
+
+        _, inputs = lax.scan(step, jnp.zeros((inputs.shape[1], p.W.shape[0])), inputs)
+    outputs = inputs @ params.readout.V.T + params.readout.c
+    return jnp.mean(net.objective(outputs, targets))
+
+
+class Result(NamedTuple):
+    """One contender at one shape."""
+
+    seconds: list[float]
+    temp_bytes: int
+    compile_seconds: float
+
+
+def problem(shape: Shape) -> tuple[jaxrnn.Network, tuple]:
+    """A network of the shape and random arguments for its loss."""
+    layers = [jaxrnn.Elman(shape.D if i == 0 else shape.H, shape.H) for i in range(shape.layers)]
+    net = jaxrnn.Network(tuple(layers), jaxrnn.Readout(shape.H, shape.V), jaxrnn.softmax_cross_entropy)
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = jax.random.normal(keys[1], (shape.T, shape.B, shape.D))
+    targets = jax.random.randint(keys[2], (shape.T, shape.B), 0, shape.V)
+    return net, (net.init(keys[0]), inputs, targets)
+
+
+def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
+    """What is compared, each `(params, inputs, targets) -> (loss, grads)`."""
+    return {
+        "by hand": jaxrnn.value_and_grad(net),
+        "autodiff": jax.value_and_grad(lambda *arguments: plain_loss(net, *arguments)),
+        "autodiff, hoisted": jax.value_and_grad(net.loss),
+    }
+
+
+def flops(shape: Shape) -> int:
+    """Of the matrix products alone: one forward and two backward for each weight, but none to the lowest inputs."""
+    weights = 3 * shape.H * ((2 * shape.layers - 1) * shape.H + shape.V) + 2 * shape.D * shape.H
+    return 2 * shape.T * shape.B * weights
+
+
+def product_flops_per_second(size: int = 2048) -> float:
+    """The rate of one large matrix product on this machine, the best of several."""
+    square = jnp.ones((size, size))
+    product = jax.jit(jnp.matmul)
+    times = [seconds(product, (square, square)) for _ in range(8)]
+    return 2 * size**3 / min(times[1:])
+
+
+def seconds(function: Callable, arguments: tuple) -> float:
+    """The duration of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - start
+
+
+def measure(shape: Shape, budget: float) -> dict[str, Result]:
+    """Every contender at one shape, alternating until `budget` seconds are spent."""
+    net, arguments = problem(shape)
+    compiled, results = {}, {}
+    for name, function in contenders(net).items():
+        lowered = jax.jit(function).lower(*arguments)
+        start = time.perf_counter()
+        compiled[name] = lowered.compile()
+        compile_seconds = time.perf_counter() - start
+        results[name] = Result([], compiled[name].memory_analysis().temp_size_in_bytes, compile_seconds)
+        seconds(compiled[name], arguments)
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end or len(results["by hand"].seconds) < 9:
+        for name, function in compiled.items():
+            results[name].seconds.append(seconds(function, arguments))
+    return results
+
+
+def compare(shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
+    """One row of the table: by hand against the better of the two plain scans."""
+    hand = results.pop("by hand")
+    name, plain = min(results.items(), key=lambda item: statistics.median(item[1].seconds))
+    ratio = statistics.median(b / a for a, b in zip(hand.seconds, plain.seconds, strict=True))
+    return {
+        "T,B,D,H,V": ",".join(map(str, shape[:5])) + (f" x{shape.layers}" if shape.layers > 1 else ""),
+        "floor ms": round(flops(shape) / rate * 1e3, 2),
+        "by hand ms": round(statistics.median(hand.seconds) * 1e3, 2),
+        "autodiff ms": round(statistics.median(plain.seconds) * 1e3, 2),
+        "better scan": name,
+        "ratio": round(ratio, 2),
+        "by hand MB": round(hand.temp_bytes / 2**20, 1),
+        "autodiff MB": round(min(r.temp_bytes for r in results.values()) / 2**20, 1),
+        "by hand compile s": round(hand.compile_seconds, 2),
+        "autodiff compile s": round(min(r.compile_seconds for r in results.values()), 2),
+    }
+
+
+def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Two panels of bars: how many times faster, and how much of the memory."""
+    import matplotlib.pyplot as plt
+
+    labels = [row["T,B,D,H,V"] for row in rows]
+    memory = [row["by hand MB"] / max(row["autodiff MB"], 0.05) for row in rows]
+    panels = [
+        ("time: autodiff / by hand", [row["ratio"] for row in rows], "#33658a"),
+        ("temporary memory: by hand / autodiff", memory, "#86bbd8"),
+    ]
+    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(11, 0.45 * len(rows) + 1.4), layout="constrained")
+    for axis, (title, values, colour) in zip(axes, panels, strict=True):
+        axis.bar_label(axis.barh(labels, values, color=colour), fmt="%.2f", padding=3)
+        axis.axvline(1, color="black", linewidth=0.8)
+        axis.set_title(title, fontsize=11)
+        axis.margins(x=0.12)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("T, B, D, H, V")
+    figure.suptitle("Loss and gradient of an Elman network: BPTT by hand against autodiff of the better plain scan", fontsize=12)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Measure, print, and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=int, nargs="*", help="numbers of shapes, from 1; all by default")
+    parser.add_argument("--seconds", type=float, default=15.0, help="time to spend on each shape")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench"), help="folder for the table and the picture")
+    options = parser.parse_args()
+    rate = product_flops_per_second()
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; one large product: {rate / 1e9:.0f} Gflop/s")
+    rows = []
+    for number in options.shapes or range(1, len(SHAPES) + 1):
+        shape = SHAPES[number - 1]
+        rows.append(compare(shape, measure(shape, options.seconds), rate))
+        if len(rows) == 1:
+            print(" | ".join(rows[0]))
+        print(" | ".join(str(value) for value in rows[-1].values()), flush=True)
+    ratios = [row["ratio"] for row in rows]
+    print(f"geometric mean of the ratios {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with open(options.out / "table.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    draw(rows, options.out / "ratios.png")
+    print(f"saved {options.out / 'table.csv'} and {options.out / 'ratios.png'}")
+
+
+if __name__ == "__main__":
+    main()
