@@ -4,7 +4,8 @@ from jaxrnn.bptt import unroll
 from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
-from jaxrnn.network import Network, NetworkParams, Readout, ReadoutParams, value_and_grad
+from jaxrnn.network import Network, NetworkParams, value_and_grad
+from jaxrnn.readout import Readout, ReadoutParams
 
 __version__ = "0.1.0"
 

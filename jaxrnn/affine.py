@@ -1,9 +1,9 @@
-"""The affine map of a whole segment, and its adjoint: what every cell does with its inputs and the readout with its states.
+"""The affine map of a whole segment, and its adjoint: what cells do with inputs, and the readout with states.
 
     z_t = U x_t + b          dE/dU = sum_t delta_t x_t^T     dE/db = sum_t delta_t     dE/dx_t = U^T delta_t
 
-dE/dU is a sum of outer products, and a sum of outer products over a segment is one matrix product: nothing of it belongs
-inside a loop over time. Rows are examples, so z = x @ U.T + b.
+dE/dU is a sum of outer products, and a sum of outer products over a segment is one matrix product: nothing of it
+belongs inside a loop over time. Rows are examples, so z = x @ U.T + b.
 """
 
 from __future__ import annotations

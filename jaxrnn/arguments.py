@@ -1,4 +1,4 @@
-"""Checks of what a caller hands in: every message names the argument, what came, what was expected and the likely cause."""
+"""Checks of what a caller hands in: messages name the argument, what came, what was expected, the likely cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def check_range(name: str, tokens: Array, size: int) -> None:
     """Raise where an integer lies outside [0, size). Traced values cannot be read: under jit they give NaN instead."""
     if not is_concrete(tokens) or tokens.size == 0:
         return
-    low, high = int(jnp.min(tokens)), int(jnp.max(tokens))
+    values = np.asarray(tokens)  # not jnp, whose operations on a constant are staged too while something is traced
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
         raise ValueError(
             f"{name} must lie in 0 .. {size - 1}, got values from {low} to {high}; "
@@ -74,7 +75,8 @@ def batch_shape(inputs: Array) -> tuple[int, ...]:
 
 def check_like(name: str, value: Any, expected: Any, cause: str) -> None:
     """Raise unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
-    came, wanted = jax.tree.structure(value), jax.tree.structure(expected)
+    came: Any = jax.tree.structure(value)
+    wanted: Any = jax.tree.structure(expected)
     if came != wanted:
         raise TypeError(f"{name} must have the structure {wanted}, got {came}; {cause}")
     leaves = zip(jax.tree.leaves_with_path(value), jax.tree.leaves(expected), strict=True)

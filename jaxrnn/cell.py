@@ -38,8 +38,8 @@ class Cell(abc.ABC):
         dE/dparams = weight_grads(params, inputs, previous, deltas)   once per segment: a sum over its steps
         dE/dinputs = input_grads(params, inputs, previous, deltas)    once per segment, [K, *batch, D]
 
-    Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. What delta_t is, is the cell's own affair:
-    for a cell by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch axes.
+    Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. What delta_t is, is the cell's own
+    affair: for a cell by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch axes.
 
     Fields:
         inputs: D, the number of input features, or of tokens.
@@ -79,7 +79,7 @@ class Cell(abc.ABC):
         return params
 
     def project(self, operands: Any, inputs: Array) -> Any:
-        """Everything of the step that does not need the state, for a whole segment: by default the inputs themselves."""
+        """What of the step does not need the state, for a whole segment: by default the inputs themselves."""
         return inputs
 
     @abc.abstractmethod

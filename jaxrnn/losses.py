@@ -33,13 +33,16 @@ class Objective:
         return function
 
     def __call__(self, outputs: Array, targets: Array) -> Array:
+        """E_t, [...]."""
         return self._function(outputs, targets)
 
     def __repr__(self) -> str:
         return f"<objective {self._function.__name__}>"
 
 
-def value_and_gradient(objective: Callable[[Array, Array], Array], outputs: Array, targets: Array) -> tuple[Array, Array]:
+def value_and_gradient(
+    objective: Callable[[Array, Array], Array], outputs: Array, targets: Array
+) -> tuple[Array, Array]:
     """E_t [...] and dE_t/dO_t [..., V] of every step at once, by the objective's own gradient or else by `jax.vjp`."""
     if isinstance(objective, Objective) and objective._value_and_gradient is not None:
         return objective._value_and_gradient(outputs, targets)

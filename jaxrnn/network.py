@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import scan
-from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
 from jaxrnn.arguments import (
     Array,
     batch_shape,
@@ -19,21 +18,13 @@ from jaxrnn.arguments import (
     cast_like,
     check_inputs,
     check_like,
-    check_positive,
     float_dtype,
-    is_integer,
 )
 from jaxrnn.bptt import layer_bytes, reverse_segment, unroll
 from jaxrnn.cell import Cell, Params, State, hidden_of
 from jaxrnn.losses import value_and_gradient
+from jaxrnn.readout import Readout, ReadoutParams
 from jaxrnn.segments import each, scan_segments, segment_length, split
-
-
-class ReadoutParams(NamedTuple):
-    """Parameters of a readout."""
-
-    V: Array  # [V, H]
-    c: Array | None  # [V]
 
 
 class NetworkParams(NamedTuple):
@@ -41,50 +32,6 @@ class NetworkParams(NamedTuple):
 
     layers: tuple[Params, ...]
     readout: ReadoutParams
-
-
-@dataclasses.dataclass(frozen=True)
-class Readout:
-    """The affine map from the hidden state of the top layer to the outputs.
-
-        O_t = V s_t + c        dE/dV = sum_t e_t s_t^T        dE/dc = sum_t e_t        g_t = V^T e_t        e_t := dE/dO_t
-
-    dE/dV is a sum of outer products, not of products: with a softmax, e_t = yhat_t - y_t is a vector over the outputs.
-
-    Args:
-        hidden: H.
-        outputs: V.
-        bias: whether there is a c.
-
-    Raises:
-        ValueError: a size below 1.
-        TypeError: a size that is not an int.
-
-    >>> import jax, jaxrnn
-    >>> jaxrnn.Readout(hidden=5, outputs=3).init(jax.random.key(0)).V.shape
-    (3, 5)
-    """
-
-    hidden: int
-    outputs: int
-    bias: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive("hidden", self.hidden)
-        check_positive("outputs", self.outputs)
-
-    def init(self, key: Array, dtype: Any = jnp.float32) -> ReadoutParams:
-        """Fresh parameters: V [V, H] with variance 1/H, c [V] at zero."""
-        V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
-        return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
-
-    def apply(self, params: ReadoutParams, hidden: Array) -> Array:
-        """O_t = V s_t + c for hidden states [..., H]: [..., V]."""
-        return affine(params.V.T, params.c, hidden)
-
-    def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
-        """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
-        return affine_input_grads(params.V, e), ReadoutParams(*affine_weight_grads(self.hidden, self.bias, hidden, e))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +74,9 @@ class Network:
         above = [*(layer.inputs for layer in self.layers[1:]), self.readout.hidden]
         for i, (layer, size) in enumerate(zip(self.layers, above, strict=True)):
             if layer.hidden != size:
-                raise ValueError(f"layers[{i}] has {layer.hidden} hidden units, but what stands above it expects {size}")
+                raise ValueError(
+                    f"layers[{i}] has {layer.hidden} hidden units, but what stands above it expects {size}"
+                )
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> NetworkParams:
         """Fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
@@ -181,7 +130,7 @@ class Network:
         gradient: str = "autodiff",
         return_state: bool = False,
     ) -> Any:
-        """E = sum_t w_t E_t by a pure forward pass: `jax.value_and_grad(net.loss)` is the twin of `jaxrnn.value_and_grad(net)`.
+        """E = sum_t w_t E_t by a pure forward pass: its `jax.value_and_grad` is the twin of `jaxrnn.value_and_grad`.
 
         Args and errors are those of `jaxrnn.value_and_grad`; with `return_state`, returns `(E, final)`.
         """
@@ -200,7 +149,7 @@ def value_and_grad(
         forward:  keep the states s_1 .. s_T of every layer
         reverse, a segment of K steps at a time, the last one first:
             O_t = V s_t + c       e_t = w_t dE_t/dO_t       g_t = V^T e_t
-            layers from the top:  delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1}),   g_t of the layer below = U^T delta_t
+            layers from the top:  delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1});   the layer below: g_t = U^T delta_t
             gradients += one product per weight over the segment
 
     Logits exist for one segment at a time, so memory is the states' and little more. The function returned is pure and
@@ -293,9 +242,10 @@ class _Sweep:
             below = inputs if i == 0 else hidden_of(kept[i - 1][1])
             start, states = kept[i]
             cell, params, operands = self.net.layers[i], self.params.layers[i], self.operands[i]
-            adjoint_list[i], layers[i], g = reverse_segment(
+            adjoint_list[i], layers[i], dx = reverse_segment(
                 cell, params, operands, below, start, states, g, adjoint_list[i]
             )
+            g = g if dx is None else dx
         grads = jax.tree.map(jnp.add, grads, NetworkParams(tuple(layers), readout))
         return (E + segment_E, grads, tuple(adjoint_list)), None
 
@@ -343,7 +293,9 @@ def _check_readout(net: Network, params: NetworkParams) -> None:
     expected = jax.eval_shape(net.readout.init, jax.random.key(0))
     cause = "they must come from the init of this network"
     if not isinstance(params, NetworkParams) or len(params.layers) != len(net.layers):
-        raise TypeError(f"params must be NetworkParams with {len(net.layers)} layers, got {type(params).__name__}; {cause}")
+        raise TypeError(
+            f"params must be NetworkParams with {len(net.layers)} layers, got {type(params).__name__}; {cause}"
+        )
     check_like("params.readout", params.readout, expected, cause)
 
 

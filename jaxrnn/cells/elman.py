@@ -36,7 +36,7 @@ class Elman(Cell):
 
         z_t = W s_{t-1} + U x_t + b          s_t = tanh(z_t)     or     s_t = max(z_t, 0)
 
-        delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1})          delta_t := dE/dz_t       (relu: (s_t > 0) for 1 - s_t^2)
+        delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1})          delta_t := dE/dz_t    (relu: s_t > 0 for 1 - s_t^2)
         dE/dW = sum_t delta_t s_{t-1}^T      dE/dU = sum_t delta_t x_t^T      dE/db = sum_t delta_t
         dE/dx_t = U^T delta_t                dE/ds_0 = W^T delta_1
 
@@ -83,7 +83,7 @@ class Elman(Cell):
         )
 
     def prepare(self, params: ElmanParams) -> ElmanOperands:
-        """U^T and W^T laid out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (measured on a CPU)."""
+        """U^T and W^T laid out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (on a CPU)."""
         return ElmanOperands(params.U.T, params.W.T, params.W, params.b)
 
     def project(self, operands: ElmanOperands, inputs: Array) -> Array:

@@ -1,0 +1,5 @@
+"""`python -m jaxrnn` is the command `jaxrnn`."""
+
+from jaxrnn.cli import main
+
+main()

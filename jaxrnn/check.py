@@ -1,0 +1,186 @@
+"""BPTT held against autodiff of the plain scan and against central differences: a report."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.arguments import Array, cast, check_choice, check_positive
+from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.network import Network, NetworkParams, value_and_grad
+
+EXACT = 1e-12  # float64 against float64: rounding only
+SINGLE = 1e-5  # float32 against the float64 truth
+DIFFERENCES = 1e-6  # central differences in float64, whose own error is of the order of 1e-9
+
+
+class Row(NamedTuple):
+    """What was found for one parameter. Errors are relative: max |a - b| / max |b|."""
+
+    parameter: str
+    bptt: float  # BPTT against the float64 truth, jax.grad of the plain scan
+    autodiff: float  # jax.grad in the dtype asked for, against the same truth: zero by definition in float64
+    bound: float  # for bptt
+    differences: float  # BPTT in float64 along random directions against central differences
+
+    @property
+    def passed(self) -> bool:
+        """Whether both errors are within their bounds; NaN is not."""
+        return self.bptt <= self.bound and self.differences <= DIFFERENCES
+
+
+class Report(NamedTuple):
+    """The outcome of `check`."""
+
+    rows: tuple[Row, ...]
+    seconds: dict[str, float]  # of one loss and gradient, the median of several
+
+    @property
+    def passed(self) -> bool:
+        """Whether every parameter passed."""
+        return all(row.passed for row in self.rows)
+
+
+def check(
+    net: Network,
+    steps: int = 50,
+    batch: int = 8,
+    *,
+    dtype: str = "float32",
+    segment: int | str = "auto",
+    tokens: bool = False,
+    seed: int = 0,
+    directions: int = 5,
+) -> Report:
+    """Compare the gradients of a network on random sequences with two references that share no code with them.
+
+    The truth is `jax.grad` of the plain scan in float64. BPTT in float64 must match it to 1e-12; BPTT in float32 to
+    1e-5, and be no worse than twice jax.grad's own error in float32. Central differences hold the truth itself to
+    account: along random directions d of each parameter, (E(p + h d) - E(p - h d)) / 2h against the inner product of
+    BPTT's gradient with d, the median over the directions, within 1e-6.
+
+    Parameters are random and W does not commute with its transpose, so that no transpose can hide. Needs no flag:
+    float64 is switched on for the duration of the call only. Call it outside jit.
+
+    Args:
+        net: the network; its objective decides what targets are drawn.
+        steps: T.
+        batch: B.
+        dtype: "float32" or "float64".
+        segment: as for `jaxrnn.value_and_grad`.
+        tokens: whether the inputs are integer tokens.
+        seed: for parameters and sequences.
+        directions: how many random directions for each parameter.
+
+    Returns:
+        A `Report` with a row for each parameter and the time of each method.
+
+    Raises:
+        ValueError: a size below 1, an unknown dtype.
+
+    >>> import jaxrnn, jaxrnn.check
+    >>> net = jaxrnn.Network((jaxrnn.Elman(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
+    >>> jaxrnn.check.check(net, steps=7, batch=2, dtype="float64").passed
+    True
+    """
+    check_choice("dtype", dtype, ("float32", "float64"))
+    for name, value in (("steps", steps), ("batch", batch), ("directions", directions)):
+        check_positive(name, value)
+    key = jax.random.key(seed)
+    by_hand, by_autodiff = jax.jit(value_and_grad(net, segment)), jax.jit(jax.value_and_grad(net.loss))
+    seconds = {}
+    # Rounded to float32 first, so that both dtypes differentiate at the same point.
+    params, inputs, targets = problem(net, steps, batch, tokens, key)
+    arguments = (params, inputs, targets)
+    if dtype == "float32":
+        single, seconds["BPTT"] = _timed(lambda: by_hand(*arguments)[1])
+        single_autodiff, seconds["jax.grad"] = _timed(lambda: by_autodiff(*arguments)[1])
+    with jax.enable_x64(True):
+        arguments = cast(arguments, jnp.float64)
+        hand, hand_seconds = _timed(lambda: by_hand(*arguments)[1])
+        truth, truth_seconds = _timed(lambda: by_autodiff(*arguments)[1])
+        loss = jax.jit(lambda params: net.loss(params, *arguments[1:]))
+        start = time.perf_counter()
+        differences = _differences(loss, arguments[0], hand, directions, jax.random.fold_in(key, 1))
+        seconds["central differences"] = (time.perf_counter() - start) / directions
+        if dtype == "float64":
+            seconds |= {"BPTT": hand_seconds, "jax.grad": truth_seconds}
+            single, single_autodiff = hand, truth
+    rows = []
+    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree.leaves_with_path(params)]
+    for name, mine, theirs, true, difference in zip(
+        names, *map(jax.tree.leaves, (single, single_autodiff, truth)), differences, strict=True
+    ):
+        own = relative_error(theirs, true)
+        bound = EXACT if dtype == "float64" else _single_bound(own)
+        rows.append(Row(name, relative_error(mine, true), own, bound, difference))
+    return Report(tuple(rows), seconds)
+
+
+def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> tuple[NetworkParams, Array, Array]:
+    """Random parameters, inputs and targets for a network, float32."""
+    keys = jax.random.split(key, 4)
+    params = net.init(keys[0])
+    leaves, structure = jax.tree.flatten(params)
+    # An orthogonal W commutes with its transpose, and zero biases hide their gradient's sign: move every parameter.
+    moved = [
+        leaf + 0.3 * jax.random.normal(jax.random.fold_in(keys[1], i), leaf.shape) / math.sqrt(leaf.shape[-1])
+        for i, leaf in enumerate(leaves)
+    ]
+    D, V = net.layers[0].inputs, net.readout.outputs
+    shape = (steps, batch)
+    inputs = jax.random.randint(keys[2], shape, 0, D) if tokens else jax.random.normal(keys[2], (*shape, D))
+    if net.objective is softmax_cross_entropy:
+        targets = jax.random.randint(keys[3], shape, 0, V)
+    else:
+        targets = jax.random.uniform(keys[3], (*shape, V))
+    return jax.tree.unflatten(structure, moved), inputs, targets
+
+
+def relative_error(value: Any, truth: Any) -> float:
+    """max |value - truth| / max |truth|, in float64."""
+    value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
+    return float(np.max(np.abs(value - truth)) / max(np.max(np.abs(truth)), np.finfo(np.float64).tiny))
+
+
+def _single_bound(autodiff: float) -> float:
+    # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
+    return min(SINGLE, max(2 * autodiff, 8 * float(np.finfo(np.float32).eps)))
+
+
+def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: Array) -> list[float]:
+    """The median error of each parameter's directional derivative, relative to the greatest of the directions."""
+    leaves, structure = jax.tree.flatten(params)
+    errors = []
+    for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
+        h = 1e-5 * max(1.0, float(jnp.max(jnp.abs(leaf))))
+        mine, reference = [], []
+        for n in range(directions):
+            d = jax.random.normal(jax.random.fold_in(key, n * len(leaves) + i), leaf.shape, leaf.dtype)
+            d = d / jnp.linalg.norm(d)
+            ahead, behind = (
+                float(loss(jax.tree.unflatten(structure, [*leaves[:i], leaf + step * d, *leaves[i + 1 :]])))
+                for step in (h, -h)
+            )
+            mine.append(float(jnp.sum(grad * d)))
+            reference.append((ahead - behind) / (2 * h))
+        scale = max(max(map(abs, reference)), np.finfo(np.float64).tiny)
+        errors.append(statistics.median(abs(a - b) for a, b in zip(mine, reference, strict=True)) / scale)
+    return errors
+
+
+def _timed(function: Callable[[], Any], repeats: int = 5) -> tuple[Any, float]:
+    """The result, and the median duration of a call after the one that compiles."""
+    result, times = jax.block_until_ready(function()), []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - start)
+    return result, statistics.median(times)

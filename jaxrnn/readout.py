@@ -1,0 +1,64 @@
+"""The readout: from the hidden state of the top layer to the outputs, with its adjoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.arguments import Array, check_positive
+
+
+class ReadoutParams(NamedTuple):
+    """Parameters of a readout."""
+
+    V: Array  # [V, H]
+    c: Array | None  # [V]
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """The affine map from the hidden state of the top layer to the outputs.
+
+        O_t = V s_t + c        e_t := dE/dO_t
+        g_t = V^T e_t          dE/dV = sum_t e_t s_t^T        dE/dc = sum_t e_t
+
+    dE/dV is a sum of outer products, not of products: with a softmax, e_t = yhat_t - y_t is a vector over the outputs.
+
+    Args:
+        hidden: H.
+        outputs: V.
+        bias: whether there is a c.
+
+    Raises:
+        ValueError: a size below 1.
+        TypeError: a size that is not an int.
+
+    >>> import jax, jaxrnn
+    >>> jaxrnn.Readout(hidden=5, outputs=3).init(jax.random.key(0)).V.shape
+    (3, 5)
+    """
+
+    hidden: int
+    outputs: int
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("hidden", self.hidden)
+        check_positive("outputs", self.outputs)
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> ReadoutParams:
+        """Fresh parameters: V [V, H] with variance 1/H, c [V] at zero."""
+        V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
+        return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
+
+    def apply(self, params: ReadoutParams, hidden: Array) -> Array:
+        """O_t = V s_t + c for hidden states [..., H]: [..., V]."""
+        return affine(params.V.T, params.c, hidden)
+
+    def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
+        """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
+        return affine_input_grads(params.V, e), ReadoutParams(*affine_weight_grads(self.hidden, self.bias, hidden, e))

@@ -1,0 +1,109 @@
+"""The folder of a run: settings, metrics, checkpoints. Nothing in it is overwritten unless that is asked for."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+SETTINGS, METRICS = "settings.json", "metrics.jsonl"
+
+
+class Run:
+    """A folder with settings.json, metrics.jsonl, and the checkpoints `latest` and `best`."""
+
+    def __init__(self, path: pathlib.Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+
+    @classmethod
+    def create(cls, path: pathlib.Path, settings: dict[str, Any], overwrite: bool = False) -> Run:
+        """A new folder.
+
+        Raises:
+            ValueError: it exists and `overwrite` is False, or it exists and is not the folder of a run.
+        """
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            if not (path / SETTINGS).is_file():
+                raise ValueError(f"{str(path)!r} exists and is not the folder of a run: choose another --out")
+            if not overwrite:
+                raise ValueError(
+                    f"{str(path)!r} holds a run already: --resume it, --overwrite it, or choose another --out"
+                )
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return cls(path, settings)
+
+    @classmethod
+    def open(cls, path: pathlib.Path) -> Run:
+        """A folder that exists.
+
+        Raises:
+            ValueError: there is no run, or its settings cannot be read.
+        """
+        try:
+            settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(f"{str(path)!r} is not the folder of a run: its {SETTINGS} cannot be read") from error
+        return cls(path, settings)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append a line of metrics."""
+        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of metrics."""
+        path = self.path / METRICS
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that no checkpoint holds, before they are taken again."""
+        kept = [json.dumps(metrics) + "\n" for metrics in self.metrics() if metrics["step"] <= step]
+        (self.path / METRICS).write_text("".join(kept), encoding="utf-8")
+
+    def validation(self) -> tuple[int, float]:
+        """The step with the least validation loss so far, and that loss."""
+        losses = [(m["validation_loss"], m["step"]) for m in self.metrics() if "validation_loss" in m]
+        loss, step = min(losses, default=(math.inf, 0))
+        return step, loss
+
+    def save(self, tree: Any, step: int) -> None:
+        """Save as `latest`, and as `best` if the least validation loss is this step's. The one before goes last."""
+        for name in ["latest"] + ["best"] * (self.validation()[0] == step):
+            with self._checkpoints(name) as manager:
+                if step not in manager.all_steps():
+                    manager.save(step, args=_orbax().args.StandardSave(tree))
+                manager.wait_until_finished()
+
+    def restore(self, like: Any, name: str = "latest") -> Any:
+        """A checkpoint in the structure, shapes and dtypes of `like` (arrays, or `jax.eval_shape` of them).
+
+        Raises:
+            ValueError: there is none.
+        """
+        with self._checkpoints(name) as manager:
+            step = manager.latest_step()
+            if step is None:
+                raise ValueError(f"{str(self.path)!r} has no checkpoint yet: the run ended before its first one")
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding()), like)
+            return manager.restore(step, args=_orbax().args.StandardRestore(abstract))
+
+    def _checkpoints(self, name: str) -> Any:
+        orbax = _orbax()
+        options = orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        return orbax.CheckpointManager((self.path / name).absolute(), options=options)
+
+
+def _sharding() -> Any:
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+def _orbax() -> Any:
+    import orbax.checkpoint
+
+    return orbax.checkpoint
