@@ -107,6 +107,7 @@ def check(
         hand, hand_seconds = _timed(lambda: by_hand(*arguments)[1])
         truth, truth_seconds = _timed(lambda: by_autodiff(*arguments)[1])
         loss = jax.jit(lambda params: net.loss(params, *arguments[1:]))
+        loss(arguments[0])
         start = time.perf_counter()
         differences = _differences(loss, arguments[0], hand, directions, jax.random.fold_in(key, 1))
         seconds["central differences"] = (time.perf_counter() - start) / directions

@@ -70,7 +70,8 @@ class Experiment(NamedTuple):
     def fit(self, state: train.TrainState, run: Run, log: Callable[[dict[str, Any]], None]) -> train.Outcome:
         """Train to the end, or to Ctrl-C, with metrics and checkpoints in the folder of the run."""
         settings = self.settings
-        streams = text.Streams(self.text.train, settings.chunk, settings.batch, state.key)
+        key = jax.random.fold_in(state.key, 0)  # of its own: the buffers of the state are donated
+        streams = text.Streams(self.text.train, settings.chunk, settings.batch, key)
         return train.fit(
             state,
             train.make_step(self.net, self.optimizer, gradient=settings.gradient),

@@ -51,23 +51,27 @@ class Text:
         return encode(self.vocabulary, text)
 
     def yardsticks(self) -> dict[str, float]:
-        """Bits per character of the validation part under three models that need no network.
+        """Bits per character of the validation part under models that need no network.
 
         uniform: log2 of the size of the vocabulary. unigram: cross-entropy under the training part's frequencies, every
-        count plus one. bz2: what the validation part adds to the compressed size of the training part.
+        count plus one. bz2: the validation part compressed, by itself, and then as what it adds to the training part,
+        of which bz2 sees what its block of 900 kB holds and finds long repeats word for word.
         """
         size = len(self.vocabulary)
         frequencies = np.bincount(self.train, minlength=size) + 1.0
         bits = -np.log2(frequencies / frequencies.sum())
-        before, both = (_compressed(self, tokens) for tokens in (self.train, [*self.train, *self.validation]))
+        alone, before = _compressed(self, self.validation), _compressed(self, self.train)
+        both = _compressed(self, np.concatenate([self.train, self.validation]))
+        characters = len(self.validation)
         return {
             "uniform": math.log2(size),
             "unigram": float(bits[self.validation].mean()),
-            "bz2": 8 * (both - before) / len(self.validation),
+            "bz2": 8 * alone / characters,
+            "bz2, after the training text": 8 * (both - before) / characters,
         }
 
 
-def _compressed(text: Text, tokens: Any) -> int:
+def _compressed(text: Text, tokens: np.ndarray) -> int:
     return len(bz2.compress("".join(text.vocabulary[token] for token in tokens).encode(), 9))
 
 
