@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -29,6 +30,14 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
+def check_scale(name: str, value: Any) -> None:
+    """Raise unless `value` is a finite number, zero or greater."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:
@@ -48,9 +57,20 @@ def check_range(name: str, tokens: Array, size: int) -> None:
         )
 
 
+def as_array(name: str, value: Any) -> Array:
+    """The value as an array of numbers; raise where it is none."""
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__} that cannot be made one") from error
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} must be floats or integers, got dtype {array.dtype}")
+    return array
+
+
 def check_inputs(inputs: Any, size: int) -> Array:
     """Inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`."""
-    inputs = jnp.asarray(inputs)
+    inputs = as_array("inputs", inputs)
     if is_integer(inputs):
         if inputs.ndim < 1:
             raise ValueError("inputs of tokens must be [T, *batch], got a single token: add the axis of time")
@@ -65,6 +85,8 @@ def check_inputs(inputs: Any, size: int) -> Array:
         raise TypeError(f"inputs must be floats [T, *batch, D] or integer tokens [T, *batch], got dtype {inputs.dtype}")
     if inputs.shape[0] == 0:
         raise ValueError(f"inputs must have at least one step, got T = 0 (shape {inputs.shape})")
+    if inputs.size == 0:
+        raise ValueError(f"inputs must have at least one sequence, got shape {inputs.shape}")
     return inputs
 
 
@@ -88,6 +110,11 @@ def check_like(name: str, value: Any, expected: Any, cause: str) -> None:
             raise ValueError(f"{place} must have shape {tuple(want.shape)}, got {tuple(leaf.shape)}; {cause}")
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
+
+
+def accumulation_dtype(dtype: Any) -> Any:
+    """What sums over time are taken in: float32 at least."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def float_dtype(*trees: Any) -> Any:

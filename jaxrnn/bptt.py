@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn import scan
-from jaxrnn.arguments import Array, check_choice, is_integer
+from jaxrnn.arguments import Array, accumulation_dtype, cast_like, check_choice, float_dtype, is_integer
 from jaxrnn.cell import Cell, Params, State, add_to_hidden, hidden_of
 from jaxrnn.segments import each, join, scan_segments, segment_length, split
 
@@ -77,7 +77,7 @@ def _unroll_forward(cell: Cell, reverse: bool, params: Params, inputs: Array, st
         states, final = scan.scan_cell(cell, operands, inputs, start, reverse)
         return final, (start, states)
 
-    final, kept = scan_segments(segment, state, split(inputs, steps, _layer_segment(cell, inputs, state)), reverse)
+    final, kept = scan_segments(segment, state, split(inputs, steps, _layer_segment(inputs, state)), reverse)
     hidden = hidden_of(join(each(lambda part: part[1], kept)))
     return (hidden, final), (params, inputs, kept)
 
@@ -86,7 +86,7 @@ def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tu
     params, inputs, kept = residuals
     g, adjoint = cotangents
     operands = cell.prepare(params)
-    steps, K = inputs.shape[0], _layer_segment(cell, inputs, adjoint)
+    steps, K = inputs.shape[0], _layer_segment(inputs, adjoint)
 
     def segment(carry: tuple[Params, State], x: tuple) -> tuple[tuple[Params, State], Array | None]:
         grads, adjoint = carry
@@ -95,9 +95,10 @@ def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tu
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
     xs = each(lambda cut, kept: (*cut, kept), split((inputs, g), steps, K), kept)
-    zeros = jax.tree.map(jnp.zeros_like, params)
+    dtype = accumulation_dtype(float_dtype(params))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), params)
     (grads, adjoint), dx = scan_segments(segment, (zeros, adjoint), xs, reverse=not reverse)
-    return grads, None if is_integer(inputs) else join(dx), adjoint
+    return cast_like(grads, params), None if is_integer(inputs) else join(dx), adjoint
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
@@ -152,13 +153,12 @@ def _shift(start: Array, states: Array, reverse: bool) -> Array:
     return lax.concatenate(order, 0)
 
 
-def layer_bytes(cell: Cell, inputs: Array, state: State) -> int:
-    """What one step of one layer occupies in the reverse pass: inputs, states, what is linearized, deltas, g."""
+def layer_bytes(inputs: int, state: State) -> int:
+    """What a step of one layer occupies in the reverse pass: the inputs' size, states, local derivatives, deltas, g."""
     state_size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
-    size = math.prod(inputs.shape[1:]) + 5 * state_size
-    return size * hidden_of(state).dtype.itemsize
+    return (inputs + 5 * state_size) * hidden_of(state).dtype.itemsize
 
 
-def _layer_segment(cell: Cell, inputs: Array, state: State) -> int:
+def _layer_segment(inputs: Array, state: State) -> int:
     rows = math.prod(hidden_of(state).shape[:-1])
-    return segment_length("auto", inputs.shape[0], rows, layer_bytes(cell, inputs, state))
+    return segment_length("auto", inputs.shape[0], rows, layer_bytes(math.prod(inputs.shape[1:]), state))

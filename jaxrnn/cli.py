@@ -66,6 +66,8 @@ def main() -> None:
 @click.option("--hidden", default=DEFAULT.hidden, show_default=True, help="Hidden units of a layer.")
 @click.option("--layers", default=DEFAULT.layers, show_default=True, help="Elman layers.")
 @click.option("--activation", type=click.Choice(["tanh", "relu"]), default=DEFAULT.activation, show_default=True)
+@click.option("--token-scale", default=DEFAULT.token_scale, show_default=True, help="Standard deviation of a fresh U.")
+@click.option("--recurrent-scale", default=DEFAULT.recurrent_scale, show_default=True, help="Eigenvalues of a fresh W.")
 @click.option("--batch", default=DEFAULT.batch, show_default=True, help="Streams read side by side.")
 @click.option("--chunk", default=DEFAULT.chunk, show_default=True, help="Characters of BPTT; the state is carried on.")
 @click.option("--steps", default=DEFAULT.steps, show_default=True, help="Training steps.")
@@ -109,7 +111,7 @@ def _resumed(out: pathlib.Path | None, overwrite: bool) -> tuple[Run, Experiment
     context = click.get_current_context()
     typed = click.core.ParameterSource.COMMANDLINE
     names = [field.name for field in dataclasses.fields(Settings)]
-    given = [f"--{name}" for name in names if context.get_parameter_source(name) is typed]
+    given = [f"--{name.replace('_', '-')}" for name in names if context.get_parameter_source(name) is typed]
     if given:
         raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(given)}")
     run = Run.open(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import math
 import pathlib
 from collections.abc import Callable
@@ -26,9 +25,11 @@ class Settings:
     """What decides a run, and with the data and the machine, its every bit."""
 
     data: str | None = None  # a file or folder, or the embedded text
-    hidden: int = 512
+    hidden: int = 768
     layers: int = 1
     activation: str = "tanh"
+    token_scale: float = 2.0  # standard deviation of the fresh columns of U
+    recurrent_scale: float = 0.5
     batch: int = 32
     chunk: int = 64  # steps of BPTT; the state is carried further
     steps: int = 2500
@@ -86,10 +87,11 @@ class Experiment(NamedTuple):
 
 def network(vocabulary: str, settings: Settings) -> Network:
     """Elman layers between the tokens and the scores of a vocabulary."""
-    size = len(vocabulary)
-    sizes = [size] + [settings.hidden] * settings.layers
-    layers = tuple(Elman(D, H, settings.activation) for D, H in itertools.pairwise(sizes))
-    return Network(layers, Readout(settings.hidden, size), softmax_cross_entropy)
+    V, H = len(vocabulary), settings.hidden
+    first = Elman(V, H, settings.activation, input_scale=settings.token_scale * math.sqrt(V))
+    layers = [first] + [Elman(H, H, settings.activation)] * (settings.layers - 1)
+    layers = [dataclasses.replace(layer, recurrent_scale=settings.recurrent_scale) for layer in layers]
+    return Network(tuple(layers), Readout(H, V), softmax_cross_entropy)
 
 
 def build(settings: Settings) -> Experiment:

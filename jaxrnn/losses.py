@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxrnn.arguments import Array, check_range, is_integer
 
@@ -74,9 +75,11 @@ def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
     1.3862943649291992
     """
     _check_labels_or_probabilities(outputs, targets)
+    highest = lax.stop_gradient(jnp.max(outputs, -1, keepdims=True))
+    log_Z = jnp.log(jnp.sum(jnp.exp(outputs - highest), -1))  # [...]
     if not is_integer(targets):
-        return -jnp.sum(targets * jax.nn.log_softmax(outputs), -1)
-    return jax.nn.logsumexp(outputs, -1) - _picked(outputs, targets)
+        return jnp.sum(targets, -1) * log_Z - jnp.sum(targets * (outputs - highest), -1)
+    return log_Z - (_picked(outputs, targets) - highest[..., 0])
 
 
 @softmax_cross_entropy.with_gradient
@@ -86,13 +89,13 @@ def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Arr
     highest = jnp.max(outputs, -1, keepdims=True)
     exponentials = jnp.exp(outputs - highest)  # [..., V]
     Z = jnp.sum(exponentials, -1, keepdims=True)
-    log_Z = (jnp.log(Z) + highest)[..., 0]
+    log_Z = jnp.log(Z[..., 0])  # as if the highest output were 0: large logits would cost E its last digits
     yhat = exponentials / Z
     if is_integer(targets):
         y = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
-        return log_Z - _picked(outputs, targets), yhat - y
+        return log_Z - (_picked(outputs, targets) - highest[..., 0]), yhat - y
     mass = jnp.sum(targets, -1)
-    return mass * log_Z - jnp.sum(targets * outputs, -1), mass[..., None] * yhat - targets
+    return mass * log_Z - jnp.sum(targets * (outputs - highest), -1), mass[..., None] * yhat - targets
 
 
 @Objective
@@ -118,9 +121,7 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
     1.3862943649291992
     """
     _check_same_shape(outputs, targets)
-    # log(1 + exp(O)) - y O in the form that cannot overflow.
-    softplus = jnp.maximum(outputs, 0) + jnp.log1p(jnp.exp(-jnp.abs(outputs)))
-    return jnp.sum(softplus - targets * outputs, -1)
+    return jnp.sum(jax.nn.softplus(outputs) - targets * outputs, -1)
 
 
 @sigmoid_cross_entropy.with_gradient

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,12 +14,15 @@ import jax.numpy as jnp
 from jaxrnn import scan
 from jaxrnn.arguments import (
     Array,
+    accumulation_dtype,
+    as_array,
     batch_shape,
     cast,
     cast_like,
     check_inputs,
     check_like,
     float_dtype,
+    is_integer,
 )
 from jaxrnn.bptt import layer_bytes, reverse_segment, unroll
 from jaxrnn.cell import Cell, Params, State, hidden_of
@@ -63,12 +67,16 @@ class Network:
     objective: Callable[[Array, Array], Array]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layers, (tuple, list)):
+            raise TypeError(f"layers must be a tuple of jaxrnn.Cell, got {type(self.layers).__name__}")
         object.__setattr__(self, "layers", tuple(self.layers))
         for layer in self.layers:
             if not isinstance(layer, Cell):
                 raise TypeError(f"layers must be jaxrnn.Cell, got {type(layer).__name__}")
         if not isinstance(self.readout, Readout):
             raise TypeError(f"readout must be a jaxrnn.Readout, got {type(self.readout).__name__}")
+        if not callable(self.objective):
+            raise TypeError(f"objective must be a function of outputs and targets, got {self.objective!r}")
         if not self.layers:
             raise ValueError("layers must hold at least one cell, got none")
         above = [*(layer.inputs for layer in self.layers[1:]), self.readout.hidden]
@@ -110,8 +118,8 @@ class Network:
         Raises:
             ValueError, TypeError: as `jaxrnn.unroll`.
         """
-        state = _check_state_tuple(self, state)
-        _check_readout(self, params)
+        _check_params(self, params)
+        state = _one_per_layer(self, state)
         final = []
         hidden = inputs
         for cell, layer, start in zip(self.layers, params.layers, state, strict=True):
@@ -134,10 +142,10 @@ class Network:
 
         Args and errors are those of `jaxrnn.value_and_grad`; with `return_state`, returns `(E, final)`.
         """
+        params, inputs, targets, weights, state = _check(self, params, inputs, targets, weights, state)
         outputs, final = self.apply(params, inputs, state, gradient=gradient)
-        errors = self.objective(outputs, jnp.asarray(targets))  # [T, *batch]
-        _check_errors(errors, outputs)
-        E = jnp.sum(errors * _loss_weights(weights, outputs.shape[:-1], outputs.dtype))
+        errors = self.objective(outputs, targets)  # [T, *batch]
+        E = jnp.sum(weights * errors, dtype=accumulation_dtype(outputs.dtype))
         return (E, final) if return_state else E
 
 
@@ -229,8 +237,9 @@ class _Sweep:
 
     def zeros(self, final: tuple[State, ...]) -> tuple:
         """What the reverse pass carries, before it starts: E, the gradients, the adjoint of each layer's state."""
-        E = jnp.zeros((), float_dtype(self.params))
-        return E, jax.tree.map(jnp.zeros_like, self.params), jax.tree.map(jnp.zeros_like, final)
+        dtype = accumulation_dtype(float_dtype(self.params))
+        grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), self.params)
+        return jnp.zeros((), dtype), grads, jax.tree.map(jnp.zeros_like, final)
 
     def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
         """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
@@ -254,34 +263,49 @@ class _Sweep:
         outputs = self.net.readout.apply(self.params.readout, hidden)
         errors, e = value_and_gradient(self.net.objective, outputs, targets)
         g, grads = self.net.readout.adjoint(self.params.readout, hidden, weights[..., None] * e)
-        return jnp.sum(weights * errors), g, grads
+        return jnp.sum(weights * errors, dtype=accumulation_dtype(errors.dtype)), g, grads
 
 
 def _segment(net: Network, segment: int | str, inputs: Array, state: tuple[State, ...]) -> int:
     """K from what one step of all layers, the logits and their gradient occupy."""
-    size = sum(layer_bytes(cell, inputs[..., None], start) for cell, start in zip(net.layers, state, strict=True))
     rows = math.prod(batch_shape(inputs))
-    size += 2 * rows * net.readout.outputs * float_dtype(state).itemsize
-    return segment_length(segment, inputs.shape[0], rows, size)
+    features = [1 if is_integer(inputs) else net.layers[0].inputs, *(cell.inputs for cell in net.layers[1:])]
+    layers = sum(layer_bytes(rows * D, start) for D, start in zip(features, state, strict=True))
+    logits = 2 * rows * net.readout.outputs * float_dtype(state).itemsize
+    return segment_length(segment, inputs.shape[0], rows, layers + logits)
 
 
 def _check(net: Network, params: NetworkParams, inputs: Any, targets: Any, weights: Any, state: Any) -> tuple:
     """The arguments of a loss, checked and in one dtype."""
+    _check_params(net, params)
     inputs = check_inputs(inputs, net.layers[0].inputs)
-    targets = jnp.asarray(targets)
-    _check_readout(net, params)
-    dtype = float_dtype(params, inputs)
+    targets = as_array("targets", targets)
     steps = inputs.shape[:1] + batch_shape(inputs)
-    weights = _loss_weights(weights, steps, dtype)
-    outputs = jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype)
-    # The targets stay outside the abstract evaluation, so that the objective can still read their values.
-    _check_errors(jax.eval_shape(lambda outputs: net.objective(outputs, targets), outputs), outputs)
-    layers = zip(net.layers, params.layers, _check_state_tuple(net, state), strict=True)
-    state = tuple(scan.check_layer(cell, layer, steps[1:], dtype, start) for cell, layer, start in layers)
-    return cast(params, dtype), cast(inputs, dtype), targets, weights, state
+    dtype = float_dtype(params, inputs)
+    state = tuple(
+        scan.check_state(cell, start, steps[1:], dtype, f"state[{i}]")
+        for i, (cell, start) in enumerate(zip(net.layers, _one_per_layer(net, state), strict=True))
+    )
+    _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
+    return cast(params, dtype), cast(inputs, dtype), targets, _loss_weights(weights, steps, dtype), state
 
 
-def _check_state_tuple(net: Network, state: Any) -> tuple[Any, ...]:
+def _check_params(net: Network, params: NetworkParams) -> None:
+    cause = "they must come from the init of this network"
+    if not isinstance(params, NetworkParams) or len(params.layers) != len(net.layers):
+        count, came = len(net.layers), type(params).__name__
+        raise TypeError(f"params must be NetworkParams with {count} layers, got {came}; {cause}")
+    for i, (cell, layer) in enumerate(zip(net.layers, params.layers, strict=True)):
+        scan.check_params(cell, layer, f"params.layers[{i}]")
+    check_like("params.readout", params.readout, _readout_shapes(net.readout), cause)
+
+
+@functools.lru_cache(maxsize=256)
+def _readout_shapes(readout: Readout) -> ReadoutParams:
+    return jax.eval_shape(readout.init, jax.random.key(0))
+
+
+def _one_per_layer(net: Network, state: Any) -> tuple[Any, ...]:
     if state is None:
         return (None,) * len(net.layers)
     if not isinstance(state, tuple) or len(state) != len(net.layers):
@@ -289,28 +313,21 @@ def _check_state_tuple(net: Network, state: Any) -> tuple[Any, ...]:
     return state
 
 
-def _check_readout(net: Network, params: NetworkParams) -> None:
-    expected = jax.eval_shape(net.readout.init, jax.random.key(0))
-    cause = "they must come from the init of this network"
-    if not isinstance(params, NetworkParams) or len(params.layers) != len(net.layers):
-        raise TypeError(
-            f"params must be NetworkParams with {len(net.layers)} layers, got {type(params).__name__}; {cause}"
+def _check_objective(net: Network, targets: Array, outputs: Any) -> None:
+    # The targets stay outside the abstract evaluation, so that the objective can still read their values.
+    errors = jax.eval_shape(lambda outputs: net.objective(outputs, targets), outputs)
+    shape = getattr(errors, "shape", None)
+    if shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"objective must give one error per step, {outputs.shape[:-1]}, got {errors if shape is None else shape}; "
+            f"sum over the outputs only, not over time or batch"
         )
-    check_like("params.readout", params.readout, expected, cause)
 
 
 def _loss_weights(weights: Any, steps: tuple[int, ...], dtype: Any) -> Array:
     if weights is None:
         return jnp.full(steps, 1 / math.prod(steps), dtype)
-    weights = jnp.asarray(weights, dtype)
+    weights = as_array("weights", weights)
     if weights.shape != steps:
         raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
-    return weights
-
-
-def _check_errors(errors: Any, outputs: Any) -> None:
-    if errors.shape != outputs.shape[:-1]:
-        raise ValueError(
-            f"objective must give one error per step, {outputs.shape[:-1]}, got {errors.shape}; "
-            f"sum over the outputs only, not over time or batch"
-        )
+    return weights.astype(dtype)

@@ -34,19 +34,25 @@ def unroll(
 
 def check_unroll(cell: Cell, params: Params, inputs: Any, state: State | None) -> tuple[Params, Array, State]:
     """The arguments of `unroll`, checked, in one dtype, with a state where none was given."""
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell must be a jaxrnn.Cell, got {cell if isinstance(cell, type) else type(cell).__name__}")
+    check_params(cell, params)
     inputs = check_inputs(inputs, cell.inputs)
     dtype = float_dtype(params, inputs)
-    state = check_layer(cell, params, batch_shape(inputs), dtype, state)
-    return cast(params, dtype), cast(inputs, dtype), state
+    return cast(params, dtype), cast(inputs, dtype), check_state(cell, state, batch_shape(inputs), dtype)
 
 
-def check_layer(cell: Cell, params: Params, batch: tuple[int, ...], dtype: Any, state: State | None) -> State:
-    """Raise unless parameters and state are the cell's; returns the state, the initial one where none was given."""
-    check_like("params", params, _shapes(cell), f"they must come from the init of {cell}")
+def check_params(cell: Cell, params: Params, name: str = "params") -> None:
+    """Raise unless the parameters are such as the cell makes."""
+    check_like(name, params, _shapes(cell), f"they must come from the init of {cell}")
+
+
+def check_state(cell: Cell, state: State | None, batch: tuple[int, ...], dtype: Any, name: str = "state") -> State:
+    """The state in a dtype, the initial one where none is given; raise unless it is such as the cell makes."""
     if state is None:
         return cell.initial_state(batch, dtype)
     expected = jax.eval_shape(functools.partial(cell.initial_state, batch, dtype))
-    check_like("state", state, expected, f"there must be one for each of the batch {batch} of the inputs")
+    check_like(name, state, expected, f"there must be one for each of the batch {batch} of the inputs")
     return cast(state, dtype)
 
 

@@ -55,7 +55,8 @@ def textbook(params, inputs, labels):
 def double_sum(params, inputs, labels):
     """dE/dW [H, H] of one sequence, by the double sum over the step t that errs and the step k that is blamed.
 
-        dE/dW = 1/T sum_t sum_{k<=t} (dE_t/ds_t) (ds_t/ds_k) (d+ s_k/dW)     ds_t/ds_k = prod_{j=k+1..t} diag(1 - s_j^2) W
+        dE/dW = 1/T sum_t sum_{k<=t} (dE_t/ds_t) (ds_t/ds_k) (d+ s_k/dW)
+        ds_t/ds_k = prod_{j=k+1..t} diag(1 - s_j^2) W
 
     Args:
         params: U, W, b, V, c.

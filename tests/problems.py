@@ -1,4 +1,4 @@
-"""Random networks with data to go with them. The values are float32 numbers in any dtype, so that dtypes can be compared."""
+"""Random networks and data to go with them. Every value is a float32 number, in any dtype, so that dtypes compare."""
 
 import dataclasses
 

@@ -153,7 +153,7 @@ def test_the_handler_of_ctrl_c_is_put_back(tmp_path, data):
 
 
 def test_training_learns_and_best_is_the_least_validation_loss(tmp_path, data):
-    run, outcome = trained(tmp_path / "run", data)
+    run, _ = trained(tmp_path / "run", data)
     losses = {m["step"]: m["validation_loss"] for m in run.metrics() if "validation_loss" in m}
     assert list(losses) == [10, 20, 30, 40]
     assert losses[40] < losses[10] - 0.1

