@@ -3,6 +3,8 @@
 from jaxrnn.bptt import unroll
 from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
+from jaxrnn.cells.gru import GRU, GRUParams
+from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network import Network, NetworkParams, value_and_grad
 from jaxrnn.readout import Readout, ReadoutParams
@@ -10,9 +12,14 @@ from jaxrnn.readout import Readout, ReadoutParams
 __version__ = "0.1.0"
 
 __all__ = [
+    "GRU",
+    "LSTM",
     "Cell",
     "Elman",
     "ElmanParams",
+    "GRUParams",
+    "LSTMParams",
+    "LSTMState",
     "Network",
     "NetworkParams",
     "Readout",

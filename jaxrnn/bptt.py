@@ -13,6 +13,7 @@ from jax import lax
 from jaxrnn import scan
 from jaxrnn.arguments import Array, accumulation_dtype, cast_like, check_choice, float_dtype, is_integer
 from jaxrnn.cell import Cell, Params, State, add_to_hidden, hidden_of
+from jaxrnn.scan import Trace
 from jaxrnn.segments import each, join, scan_segments, segment_length, split
 
 
@@ -73,28 +74,28 @@ def _unroll_forward(cell: Cell, reverse: bool, params: Params, inputs: Array, st
     operands = cell.prepare(params)
     steps = inputs.shape[0]
 
-    def segment(start: State, inputs: Array) -> tuple[State, tuple[State, State]]:
-        states, final = scan.scan_cell(cell, operands, inputs, start, reverse)
-        return final, (start, states)
+    def segment(start: State, inputs: Array) -> tuple[State, Trace]:
+        trace, final = scan.trace_cell(cell, operands, inputs, start, reverse)
+        return final, trace
 
-    final, kept = scan_segments(segment, state, split(inputs, steps, _layer_segment(inputs, state)), reverse)
-    hidden = hidden_of(join(each(lambda part: part[1], kept)))
-    return (hidden, final), (params, inputs, kept)
+    final, traces = scan_segments(segment, state, split(inputs, steps, _layer_segment(inputs, state)), reverse)
+    hidden = join(each(lambda trace: hidden_of(trace.states), traces))
+    return (hidden, final), (params, inputs, traces)
 
 
 def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
-    params, inputs, kept = residuals
+    params, inputs, traces = residuals
     g, adjoint = cotangents
     operands = cell.prepare(params)
     steps, K = inputs.shape[0], _layer_segment(inputs, adjoint)
 
     def segment(carry: tuple[Params, State], x: tuple) -> tuple[tuple[Params, State], Array | None]:
         grads, adjoint = carry
-        inputs, g, (start, states) = x
-        adjoint, dparams, dx = reverse_segment(cell, params, operands, inputs, start, states, g, adjoint, reverse)
+        inputs, g, trace = x
+        adjoint, dparams, dx = reverse_segment(cell, params, operands, inputs, trace, g, adjoint, reverse)
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
-    xs = each(lambda cut, kept: (*cut, kept), split((inputs, g), steps, K), kept)
+    xs = each(lambda cut, trace: (*cut, trace), split((inputs, g), steps, K), traces)
     dtype = accumulation_dtype(float_dtype(params))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), params)
     (grads, adjoint), dx = scan_segments(segment, (zeros, adjoint), xs, reverse=not reverse)
@@ -109,8 +110,7 @@ def reverse_segment(
     params: Params,
     operands: Any,
     inputs: Array,
-    start: State,
-    states: State,
+    trace: Trace,
     g: Array,
     adjoint: State,
     reverse: bool = False,
@@ -125,17 +125,16 @@ def reverse_segment(
     Args:
         cell, params, operands: the layer, its parameters, and `cell.prepare` of them.
         inputs: [K, *batch, D], or tokens [K, *batch].
-        start: the state before the segment's first step.
-        states: the states after each of its steps, [K, *batch, ...].
+        trace: what the forward pass left of this segment.
         g: what the layers above ask of each hidden state, [K, *batch, H].
         adjoint: dE/ds_K through the steps after the segment.
         reverse: whether the forward scan ran from the last step to the first.
 
     Returns:
-        The adjoint of `start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
+        The adjoint of `trace.start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
     """
-    previous = jax.tree.map(lambda first, rest: _shift(first, rest, reverse), start, states)
-    local = cell.linearize(operands, inputs, previous, states)
+    previous = jax.tree.map(lambda first, rest: _shift(first, rest, reverse), trace.start, trace.states)
+    local = cell.linearize(operands, inputs, previous, trace.states, trace.kept)
 
     def step(adjoint: State, x: tuple[Array, Any]) -> tuple[State, Any]:
         g, local = x

@@ -31,9 +31,13 @@ class Cell(abc.ABC):
         projected = project(operands, inputs)                         once per segment, [K, *batch, ...]
         s_t       = step(operands, s_{t-1}, projected_t)              the loop
 
+    or, where a reverse pass follows, in the place of the step
+
+        s_t, kept_t = advance(operands, s_{t-1}, projected_t)         the loop
+
     and the reverse pass, with the adjoint of s_t, dE/ds_t = g_t + (what came back from step t + 1):
 
-        local     = linearize(operands, inputs, previous, states)     once per segment
+        local     = linearize(operands, inputs, previous, states, kept)         once per segment
         dE/ds_{t-1}, delta_t = step_adjoint(operands, dE/ds_t, local_t)         the loop, backwards
         dE/dparams = weight_grads(params, inputs, previous, deltas)   once per segment: a sum over its steps
         dE/dinputs = input_grads(params, inputs, previous, deltas)    once per segment, [K, *batch, D]
@@ -86,7 +90,11 @@ class Cell(abc.ABC):
     def step(self, operands: Any, state: State, projected: Any) -> State:
         """s_t from s_{t-1}."""
 
-    def linearize(self, operands: Any, inputs: Array, previous: State, states: State) -> Any:
+    def advance(self, operands: Any, state: State, projected: Any) -> tuple[State, Any]:
+        """s_t from s_{t-1}, and what of the step is worth keeping for `linearize`: by default nothing."""
+        return self.step(operands, state, projected), ()
+
+    def linearize(self, operands: Any, inputs: Array, previous: State, states: State, kept: Any) -> Any:
         """What `step_adjoint` needs of every step: by default what the step itself was given."""
         return previous, self.project(operands, inputs)
 

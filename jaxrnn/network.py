@@ -209,8 +209,8 @@ def value_and_grad(
         params, inputs, targets, weights, state = _check(net, params, inputs, targets, weights, state)
         sweep = _Sweep(net, params)
         K = _segment(net, segment, inputs, state)
-        final, kept = scan_segments(sweep.forward, state, split(inputs, inputs.shape[0], K))
-        xs = each(lambda cut, kept: (*cut, kept), split((inputs, targets, weights), inputs.shape[0], K), kept)
+        final, traces = scan_segments(sweep.forward, state, split(inputs, inputs.shape[0], K))
+        xs = each(lambda cut, trace: (*cut, trace), split((inputs, targets, weights), inputs.shape[0], K), traces)
         (E, grads, _), _ = scan_segments(sweep.backward, sweep.zeros(final), xs, reverse=True)
         return ((E, final) if return_state else E), cast_like(grads, given)
 
@@ -225,15 +225,15 @@ class _Sweep:
         self.operands = tuple(cell.prepare(layer) for cell, layer in zip(net.layers, params.layers, strict=True))
 
     def forward(self, state: tuple[State, ...], inputs: Array) -> tuple[tuple[State, ...], tuple]:
-        """Layers from the bottom: the final state, and for every layer the state before and the states within."""
-        final, kept = [], []
+        """Layers from the bottom: the final state, and the trace of every layer."""
+        final, traces = [], []
         hidden = inputs
         for cell, operands, start in zip(self.net.layers, self.operands, state, strict=True):
-            states, last = scan.scan_cell(cell, operands, hidden, start)
-            hidden = hidden_of(states)
+            trace, last = scan.trace_cell(cell, operands, hidden, start)
+            hidden = hidden_of(trace.states)
             final.append(last)
-            kept.append((start, states))
-        return tuple(final), tuple(kept)
+            traces.append(trace)
+        return tuple(final), tuple(traces)
 
     def zeros(self, final: tuple[State, ...]) -> tuple:
         """What the reverse pass carries, before it starts: E, the gradients, the adjoint of each layer's state."""
@@ -244,15 +244,14 @@ class _Sweep:
     def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
         """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
         E, grads, adjoints = carry
-        inputs, targets, weights, kept = x
-        segment_E, g, readout = self._readout(hidden_of(kept[-1][1]), targets, weights)
+        inputs, targets, weights, traces = x
+        segment_E, g, readout = self._readout(hidden_of(traces[-1].states), targets, weights)
         adjoint_list, layers = list(adjoints), list(self.params.layers)
         for i in reversed(range(len(layers))):
-            below = inputs if i == 0 else hidden_of(kept[i - 1][1])
-            start, states = kept[i]
+            below = inputs if i == 0 else hidden_of(traces[i - 1].states)
             cell, params, operands = self.net.layers[i], self.params.layers[i], self.operands[i]
             adjoint_list[i], layers[i], dx = reverse_segment(
-                cell, params, operands, below, start, states, g, adjoint_list[i]
+                cell, params, operands, below, traces[i], g, adjoint_list[i]
             )
             g = g if dx is None else dx
         grads = jax.tree.map(jnp.add, grads, NetworkParams(tuple(layers), readout))

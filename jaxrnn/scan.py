@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
 from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, float_dtype
 from jaxrnn.cell import Cell, Params, State, hidden_of
+
+
+class Trace(NamedTuple):
+    """What the forward pass leaves to the reverse pass, of one segment of one layer."""
+
+    start: State  # the state before the segment
+    states: State  # the states after each of its steps, [K, *batch, ...]
+    kept: Any  # what else the cell's `advance` found worth keeping
 
 
 def scan_cell(cell: Cell, operands: Any, inputs: Array, state: State, reverse: bool = False) -> tuple[State, State]:
@@ -21,6 +29,17 @@ def scan_cell(cell: Cell, operands: Any, inputs: Array, state: State, reverse: b
 
     final, states = lax.scan(step, state, cell.project(operands, inputs), reverse=reverse)
     return states, final
+
+
+def trace_cell(cell: Cell, operands: Any, inputs: Array, start: State, reverse: bool = False) -> tuple[Trace, State]:
+    """The same where a reverse pass follows: its trace, and the last state."""
+
+    def step(state: State, projected: Any) -> tuple[State, tuple[State, Any]]:
+        state, kept = cell.advance(operands, state, projected)
+        return state, (state, kept)
+
+    final, (states, kept) = lax.scan(step, start, cell.project(operands, inputs), reverse=reverse)
+    return Trace(start, states, kept), final
 
 
 def unroll(

@@ -53,7 +53,7 @@ def problems(draw):
 @hypothesis.example((Problem(T=1, weighted=True), 1))
 @hypothesis.example((Problem(T=7, batch=(2, 3), H=(4, 5, 3), tokens=True, stateful=True), 3))
 @hypothesis.example((Problem(T=13, batch=(), H=(5, 2), objective="user", weighted=True, stateful=True), 5))
-@hypothesis.example((Problem(T=7, batch=(3,), D=ONE_HOT_TOKENS + 1, tokens=True), 3))
+@hypothesis.example((Problem(T=13, batch=(50,), D=ONE_HOT_TOKENS + 1, tokens=True), 12))  # tokens that recur
 def test_loss_gradient_equals_autodiff(example):
     """`value_and_grad`, and `jax.grad` through the custom rule of `unroll`, against `jax.grad` of the plain scan."""
     problem, segment = example

@@ -1,5 +1,7 @@
 """What must come out the same however it is asked for: segments, batches, halves, directions, weights, compilations."""
 
+from unittest import mock
+
 import chex
 import jax
 import jax.flatten_util
@@ -10,6 +12,7 @@ from oracles import relative_error
 from problems import Problem
 
 import jaxrnn
+from jaxrnn import bptt
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -187,6 +190,10 @@ def test_bfloat16_segments_are_added_in_float32():
     problem = Problem(T=1024, batch=())
     arguments = problem.params(jnp.bfloat16), *problem.data(jnp.bfloat16)
     assert relative_error(by_hand(problem, 1)(*arguments), by_hand(problem, 1024)(*arguments)) < 0.05
+    rule = lambda *arguments: jax.jit(jax.grad(lambda *a: problem.network().loss(*a, gradient="bptt")))(*arguments)
+    with mock.patch.object(bptt, "_layer_segment", return_value=1):
+        cut = rule(*arguments)
+    assert relative_error(cut, rule(*arguments)) < 0.05
 
 
 def test_second_derivatives_and_forward_mode_work_with_autodiff():

@@ -107,7 +107,7 @@ class Elman(Cell):
         z = state @ operands.W_T + projected  # [*batch, H]
         return jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)
 
-    def linearize(self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array) -> Array:
+    def linearize(self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array, kept: tuple) -> Array:
         """ds_t/dz_t, which the states themselves tell: 1 - s_t^2, [K, *batch, H]."""
         return 1 - states * states if self.activation == "tanh" else (states > 0).astype(states.dtype)
 

@@ -1,0 +1,144 @@
+"""The gated recurrent unit in its reset-after form, and its adjoint by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.arguments import Array, check_scale
+from jaxrnn.cell import Cell
+
+
+class GRUParams(NamedTuple):
+    """Parameters of a GRU layer; the rows are those of r, z, n, in this order."""
+
+    U: Array  # [3H, D]
+    W: Array  # [3H, H]
+    b: Array | None  # [3H]
+    d: Array | None  # [H], inside the reset: torch's b_hn
+
+
+class GRUOperands(NamedTuple):
+    """The same, as the loops multiply: rows are examples."""
+
+    U_T: Array  # [D, 3H]
+    W_T: Array  # [H, 3H]
+    W: Array  # [3H, H]
+    b: Array | None  # [3H]
+    d: Array | None  # [H]
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU(Cell):
+    """The GRU cell with the reset after the product, as cuDNN, PyTorch and Keras have it.
+
+        r_t = sigmoid(W_r s_{t-1} + U_r x_t + b_r)           q_t = W_n s_{t-1} + d
+        z_t = sigmoid(W_z s_{t-1} + U_z x_t + b_z)           n_t = tanh(U_n x_t + b_n + r_t * q_t)
+        s_t = (1 - z_t) * n_t + z_t * s_{t-1}
+
+    With a_t = dE/ds_t, deltas before each gate's function (n': of the recurrent product within n):
+
+        delta^n_t  = a_t * (1 - z_t) * (1 - n_t^2)            delta^n'_t = delta^n_t * r_t
+        delta^r_t  = delta^n_t * q_t * r_t * (1 - r_t)        delta^z_t  = a_t * (s_{t-1} - n_t) * z_t * (1 - z_t)
+        dE/ds_{t-1} = a_t * z_t + W^T (delta^r_t, delta^z_t, delta^n'_t)
+        dE/dW = sum_t (delta^r, delta^z, delta^n')_t s_{t-1}^T         dE/dU = sum_t (delta^r, delta^z, delta^n)_t x_t^T
+
+    Each delta is a_t times a factor that the forward pass knows, so the reverse loop is two products and a sum.
+
+    Args:
+        inputs: D.
+        hidden: H.
+        bias: whether there are b and d.
+        input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
+        recurrent_scale: modulus of the eigenvalues of the fresh W_r, W_z, W_n, each orthogonal times it.
+
+    Raises:
+        ValueError: a size below 1, a scale that is negative or not finite.
+        TypeError: a size that is not an int.
+
+    Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder", equations 5 to 8, with the
+    reset after the product as in cuDNN.
+
+    >>> import jax, jaxrnn
+    >>> cell = jaxrnn.GRU(inputs=3, hidden=5)
+    >>> jax.tree.map(lambda array: array.shape, cell.init(jax.random.key(0)))
+    GRUParams(U=(15, 3), W=(15, 5), b=(15,), d=(5,))
+    """
+
+    bias: bool = True
+    input_scale: float = 1.0
+    recurrent_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scale("input_scale", self.input_scale)
+        check_scale("recurrent_scale", self.recurrent_scale)
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> GRUParams:
+        """Fresh parameters: U [3H, D], W [3H, H], b [3H], d [H]."""
+        H, key_U, *keys = self.hidden, *jax.random.split(key, 4)
+        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
+        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
+        return GRUParams(
+            U=normal(key_U, (3 * H, self.inputs), dtype),
+            W=jnp.concatenate([orthogonal(key, (H, H), dtype) for key in keys]),
+            b=jnp.zeros(3 * H, dtype) if self.bias else None,
+            d=jnp.zeros(H, dtype) if self.bias else None,
+        )
+
+    def prepare(self, params: GRUParams) -> GRUOperands:
+        """U^T and W^T laid out once, outside the loops."""
+        return GRUOperands(params.U.T, params.W.T, params.W, params.b, params.d)
+
+    def project(self, operands: GRUOperands, inputs: Array) -> Array:
+        """U x_t + b, [K, *batch, 3H]."""
+        return affine(operands.U_T, operands.b, inputs)
+
+    def advance(self, operands: GRUOperands, state: Array, projected: Array) -> tuple[Array, tuple[Array, ...]]:
+        """s_t, and the gates r_t, z_t, n_t and q_t for the reverse pass."""
+        H = self.hidden
+        product = state @ operands.W_T  # [*batch, 3H]
+        gates = jax.nn.sigmoid(product[..., : 2 * H] + projected[..., : 2 * H])
+        r, z = gates[..., :H], gates[..., H:]
+        q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
+        n = jnp.tanh(projected[..., 2 * H :] + r * q)
+        return (1 - z) * n + z * state, (r, z, n, q)
+
+    def step(self, operands: GRUOperands, state: Array, projected: Array) -> Array:
+        """s_t."""
+        return self.advance(operands, state, projected)[0]
+
+    def linearize(self, operands: GRUOperands, inputs: Array, previous: Array, states: Array, kept: Any) -> Any:
+        """The factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
+        r, z, n, q = kept
+        through_n = (1 - z) * (1 - n * n)
+        factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
+        return z, jnp.concatenate(factors, -1), through_n
+
+    def step_adjoint(self, operands: GRUOperands, adjoint: Array, local: Any) -> tuple[Array, Any]:
+        """The deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
+        z, factors, through_n = local
+        delta = jnp.tile(adjoint, 3) * factors  # [*batch, 3H]
+        return adjoint * z + delta @ operands.W, (delta, adjoint * through_n)
+
+    def weight_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Any) -> GRUParams:
+        """dE/dU, dE/dW, dE/db, dE/dd: sums of outer products over the segment, so one GEMM each."""
+        delta, _ = deltas
+        dU, db = affine_weight_grads(self.inputs, self.bias, inputs, self._of_inputs(deltas))
+        dW, _ = affine_weight_grads(self.hidden, False, previous, delta)
+        dd = delta[..., 2 * self.hidden :].reshape(-1, self.hidden).sum(0) if self.bias else None
+        return GRUParams(dU, dW, db, dd)
+
+    def input_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Any) -> Array:
+        """dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
+        return affine_input_grads(params.U, self._of_inputs(deltas))
+
+    def _of_inputs(self, deltas: Any) -> Array:
+        """(delta^r, delta^z, delta^n), [K, *batch, 3H]: what U x_t is asked for."""
+        delta, delta_n = deltas
+        return jnp.concatenate([delta[..., : 2 * self.hidden], delta_n], -1)

@@ -1,0 +1,149 @@
+"""Long short-term memory, and its adjoint by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.arguments import Array, check_scale
+from jaxrnn.cell import Cell
+
+
+class LSTMParams(NamedTuple):
+    """Parameters of an LSTM layer; the rows are those of i, f, g, o, in this order."""
+
+    U: Array  # [4H, D]
+    W: Array  # [4H, H]
+    b: Array | None  # [4H]
+
+
+class LSTMOperands(NamedTuple):
+    """The same, as the loops multiply: rows are examples."""
+
+    U_T: Array  # [D, 4H]
+    W_T: Array  # [H, 4H]
+    W: Array  # [4H, H]
+    b: Array | None  # [4H]
+
+
+class LSTMState(NamedTuple):
+    """The state of an LSTM layer."""
+
+    s: Array  # [*batch, H], the hidden state
+    m: Array  # [*batch, H], the memory
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTM(Cell):
+    """The LSTM cell with forget gate, without peepholes, as cuDNN, PyTorch and Keras have it.
+
+        i_t = sigmoid(W_i s_{t-1} + U_i x_t + b_i)           g_t = tanh(W_g s_{t-1} + U_g x_t + b_g)
+        f_t = sigmoid(W_f s_{t-1} + U_f x_t + b_f)           m_t = f_t * m_{t-1} + i_t * g_t
+        o_t = sigmoid(W_o s_{t-1} + U_o x_t + b_o)           s_t = o_t * tanh(m_t)
+
+    With a_t = dE/ds_t and, carried beside it, what step t + 1 asks of the memory:
+
+        dE/dm_t     = (dE/dm_{t+1} * f_{t+1}) + a_t * o_t * (1 - tanh(m_t)^2)
+        delta^i_t   = dE/dm_t * g_t * i_t * (1 - i_t)         delta^g_t = dE/dm_t * i_t * (1 - g_t^2)
+        delta^f_t   = dE/dm_t * m_{t-1} * f_t * (1 - f_t)     delta^o_t = a_t * tanh(m_t) * o_t * (1 - o_t)
+        dE/ds_{t-1} = W^T delta_t        dE/dW = sum_t delta_t s_{t-1}^T        dE/dU = sum_t delta_t x_t^T
+
+    Args:
+        inputs: D.
+        hidden: H.
+        bias: whether there is a b.
+        forget_bias: the fresh b_f; 1 lets a fresh memory last (Jozefowicz et al. 2015, section 2.2).
+        input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
+        recurrent_scale: modulus of the eigenvalues of the four fresh blocks of W, each orthogonal times it.
+
+    Raises:
+        ValueError: a size below 1, a scale that is negative or not finite.
+        TypeError: a size that is not an int.
+
+    Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Gers, Schmidhuber & Cummins (2000), "Learning to
+    forget", for f_t.
+
+    >>> import jax, jaxrnn
+    >>> cell = jaxrnn.LSTM(inputs=3, hidden=5)
+    >>> jax.tree.map(lambda array: array.shape, cell.init(jax.random.key(0)))
+    LSTMParams(U=(20, 3), W=(20, 5), b=(20,))
+    """
+
+    bias: bool = True
+    forget_bias: float = 1.0
+    input_scale: float = 1.0
+    recurrent_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_scale("input_scale", self.input_scale)
+        check_scale("recurrent_scale", self.recurrent_scale)
+
+    def init(self, key: Array, dtype: Any = jnp.float32) -> LSTMParams:
+        """Fresh parameters: U [4H, D], W [4H, H], b [4H]."""
+        H, key_U, *keys = self.hidden, *jax.random.split(key, 5)
+        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
+        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
+        b = jnp.zeros(4 * H, dtype).at[H : 2 * H].set(self.forget_bias)
+        return LSTMParams(
+            U=normal(key_U, (4 * H, self.inputs), dtype),
+            W=jnp.concatenate([orthogonal(key, (H, H), dtype) for key in keys]),
+            b=b if self.bias else None,
+        )
+
+    def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
+        """s_0 and m_0: zeros [*batch, H]."""
+        zeros = jnp.zeros((*batch, self.hidden), dtype)
+        return LSTMState(zeros, zeros)
+
+    def prepare(self, params: LSTMParams) -> LSTMOperands:
+        """U^T and W^T laid out once, outside the loops."""
+        return LSTMOperands(params.U.T, params.W.T, params.W, params.b)
+
+    def project(self, operands: LSTMOperands, inputs: Array) -> Array:
+        """U x_t + b, [K, *batch, 4H]."""
+        return affine(operands.U_T, operands.b, inputs)
+
+    def advance(
+        self, operands: LSTMOperands, state: LSTMState, projected: Array
+    ) -> tuple[LSTMState, tuple[Array, ...]]:
+        """s_t and m_t, and the gates i_t, f_t, g_t, o_t for the reverse pass."""
+        i, f, g, o = jnp.split(state.s @ operands.W_T + projected, 4, -1)  # [*batch, H] each
+        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
+        m = f * state.m + i * g
+        return LSTMState(o * jnp.tanh(m), m), (i, f, g, o)
+
+    def step(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> LSTMState:
+        """s_t and m_t."""
+        return self.advance(operands, state, projected)[0]
+
+    def linearize(
+        self, operands: LSTMOperands, inputs: Array, previous: LSTMState, states: LSTMState, kept: Any
+    ) -> tuple[Array, ...]:
+        """The factors of dE/dm_t and of a_t in the equations above, [K, *batch, H] and [K, *batch, 3H]."""
+        i, f, g, o = kept
+        tanh_m = jnp.tanh(states.m)
+        of_memory = jnp.concatenate([g * i * (1 - i), previous.m * f * (1 - f), i * (1 - g * g)], -1)
+        return f, o * (1 - tanh_m * tanh_m), of_memory, tanh_m * o * (1 - o)
+
+    def step_adjoint(self, operands: LSTMOperands, adjoint: LSTMState, local: Any) -> tuple[LSTMState, Array]:
+        """delta_t, and dE/ds_{t-1} = W^T delta_t beside dE/dm_t * f_t."""
+        f, to_memory, of_memory, of_output = local
+        dm = adjoint.m + adjoint.s * to_memory  # [*batch, H]
+        delta = jnp.concatenate([jnp.tile(dm, 3) * of_memory, adjoint.s * of_output], -1)  # [*batch, 4H]
+        return LSTMState(delta @ operands.W, dm * f), delta
+
+    def weight_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:
+        """dE/dU, dE/dW, dE/db: sums of outer products over the segment, so one GEMM each."""
+        dU, db = affine_weight_grads(self.inputs, self.bias, inputs, deltas)
+        dW, _ = affine_weight_grads(self.hidden, False, previous.s, deltas)
+        return LSTMParams(dU, dW, db)
+
+    def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
+        """dE/dx_t = U^T delta_t, [K, *batch, D]."""
+        return affine_input_grads(params.U, deltas)
