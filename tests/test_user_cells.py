@@ -38,7 +38,7 @@ class Leaky(jaxrnn.Cell):
 class LeakyByHand(Leaky):
     """The same with a_t = tanh(z_t): delta_t = r (1 - a_t^2) dE/ds_t, dE/ds_{t-1} = (1 - r) dE/ds_t + W^T delta_t."""
 
-    def linearize(self, params, x, s, s_next):
+    def linearize(self, params, x, s, s_next, kept):
         a = (s_next - (1 - self.rate) * s) / self.rate
         return self.rate * (1 - a**2)
 
@@ -76,7 +76,7 @@ class GliderByHand(Glider):
     delta_t = (1 - a_t^2) C_t        dE/dh_{t-1} = W^T delta_t        dE/dc_{t-1} = r C_t
     """
 
-    def linearize(self, params, x, state, state_next):
+    def linearize(self, params, x, state, state_next, kept):
         a = state_next.c - self.rate * state.c
         return jnp.cos(state_next.c), 1 - a**2
 
