@@ -54,7 +54,7 @@ def main() -> None:
     """Recurrent networks in JAX, with back-propagation through time written by hand.
 
     \b
-    jaxrnn train           learn a text, character by character, in two minutes
+    jaxrnn train           learn a text, character by character, in a minute and a half
     jaxrnn sample RUN      write text from what was learnt
     jaxrnn check           hold the gradients against autodiff and finite differences
     """
@@ -82,7 +82,7 @@ def main() -> None:
 def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
     """Train an Elman network to tell the next character of a text.
 
-    Without options: Python's own language reference (0.46 million characters), two minutes on two cores. At the end
+    Without options: Python's own language reference (0.46 million characters), a minute and a half on two cores. At the end
     come the validation figure beside three yardsticks, a sample, and a learning curve; all of it stays in the folder of
     the run. Ctrl-C saves, and --resume goes on from there, bit for bit.
     """

@@ -32,7 +32,7 @@ class Settings:
     recurrent_scale: float = 0.5
     batch: int = 32
     chunk: int = 64  # steps of BPTT; the state is carried further
-    steps: int = 2500
+    steps: int = 2000
     rate: float = 2e-3
     warmup: int = 100
     clip: float = 1.0
