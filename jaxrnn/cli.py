@@ -82,9 +82,9 @@ def main() -> None:
 def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
     """Train an Elman network to tell the next character of a text.
 
-    Without options: Python's own language reference (0.46 million characters), a minute and a half on two cores. At the end
-    come the validation figure beside three yardsticks, a sample, and a learning curve; all of it stays in the folder of
-    the run. Ctrl-C saves, and --resume goes on from there, bit for bit.
+    Without options: Python's own language reference (0.46 million characters), a minute and a half on two cores.
+    At the end come the validation figure beside three yardsticks, a sample, and a learning curve; all of it stays in
+    the folder of the run. Ctrl-C saves, and --resume goes on from there, bit for bit.
     """
     if resume:
         run, now = _resumed(out, overwrite)
