@@ -1,6 +1,7 @@
 """Recurrent networks in JAX whose back-propagation through time is written by hand."""
 
 from jaxrnn.bptt import unroll
+from jaxrnn.breaks import lengths_to_mask
 from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
@@ -24,6 +25,7 @@ __all__ = [
     "NetworkParams",
     "Readout",
     "ReadoutParams",
+    "lengths_to_mask",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "squared_error",

@@ -74,7 +74,6 @@ def check_inputs(inputs: Any, size: int) -> Array:
     if is_integer(inputs):
         if inputs.ndim < 1:
             raise ValueError("inputs of tokens must be [T, *batch], got a single token: add the axis of time")
-        check_range("inputs", inputs, size)
     elif jnp.issubdtype(inputs.dtype, jnp.floating):
         if inputs.ndim < 2 or inputs.shape[-1] != size:
             raise ValueError(

@@ -19,12 +19,12 @@ from jaxrnn.arguments import (
     batch_shape,
     cast,
     cast_like,
-    check_inputs,
     check_like,
     float_dtype,
     is_integer,
 )
 from jaxrnn.bptt import layer_bytes, reverse_segment, unroll
+from jaxrnn.breaks import Adjoint, Breaks, blank
 from jaxrnn.cell import Cell, Params, State, hidden_of
 from jaxrnn.losses import value_and_gradient
 from jaxrnn.readout import Readout, ReadoutParams
@@ -42,7 +42,7 @@ class NetworkParams(NamedTuple):
 class Network:
     """Layers of cells, each fed the hidden states of the one below, a readout, and an objective.
 
-        E = sum_t w_t E_t        E_t = objective(O_t, y_t)        w_t = 1/(T B) unless given
+        E = sum_t w_t E_t        E_t = objective(O_t, y_t)        w_t = 1/(number of unmasked steps) unless given
 
     Args:
         layers: the cells, bottom first; each layer's `inputs` is the `hidden` of the one below.
@@ -101,6 +101,8 @@ class Network:
         params: NetworkParams,
         inputs: Array,
         state: tuple[State, ...] | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
         *,
         gradient: str = "bptt",
     ) -> tuple[Array, tuple[State, ...]]:
@@ -110,6 +112,8 @@ class Network:
             params: as `init` gives them.
             inputs: floats [T, *batch, D] or integer tokens [T, *batch].
             state: one state per layer, zeros by default; the returned one continues the sequence.
+            mask, reset: booleans [T, *batch], for every layer alike, see `jaxrnn.unroll`. A masked step's outputs are
+                those of the state held over it; the returned state is that after each sequence's last real step.
             gradient: how a derivative through it is taken, see `jaxrnn.unroll`.
 
         Returns:
@@ -123,7 +127,7 @@ class Network:
         final = []
         hidden = inputs
         for cell, layer, start in zip(self.layers, params.layers, state, strict=True):
-            hidden, last = unroll(cell, layer, hidden, start, gradient=gradient)
+            hidden, last = unroll(cell, layer, hidden, start, mask=mask, reset=reset, gradient=gradient)
             final.append(last)
         return self.readout.apply(cast(params.readout, hidden.dtype), hidden), tuple(final)
 
@@ -134,6 +138,8 @@ class Network:
         targets: Array,
         weights: Array | None = None,
         state: tuple[State, ...] | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
         *,
         gradient: str = "autodiff",
         return_state: bool = False,
@@ -142,9 +148,11 @@ class Network:
 
         Args and errors are those of `jaxrnn.value_and_grad`; with `return_state`, returns `(E, final)`.
         """
-        params, inputs, targets, weights, state = _check(self, params, inputs, targets, weights, state)
-        outputs, final = self.apply(params, inputs, state, gradient=gradient)
-        errors = self.objective(outputs, targets)  # [T, *batch]
+        params, inputs, targets, weights, state, breaks = _check(
+            self, params, inputs, targets, weights, state, mask, reset
+        )
+        outputs, final = self.apply(params, inputs, state, *breaks, gradient=gradient)
+        errors = blank(breaks.mask, self.objective(outputs, targets))  # [T, *batch]
         E = jnp.sum(weights * errors, dtype=accumulation_dtype(outputs.dtype))
         return (E, final) if return_state else E
 
@@ -170,14 +178,17 @@ def value_and_grad(
         return_state: whether to return the final state as well.
 
     Returns:
-        A function `(params, inputs, targets, weights=None, state=None) -> (E, grads)`, or, with `return_state`,
-        `-> ((E, final), grads)`:
+        A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None) -> (E, grads)`, or, with
+        `return_state`, `-> ((E, final), grads)`:
 
         params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
         inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
         targets: what the objective takes: integer labels [T, *batch] or floats [T, *batch, V].
-        weights: w_t, [T, *batch], used as they are; by default every step counts alike and they sum to one.
+        weights: w_t, [T, *batch], used as they are; by default every unmasked step counts alike and they sum to one.
         state: one state per layer to go on from, zeros by default. It is a constant: no gradient reaches back past it.
+        mask: booleans [T, *batch]; where False every layer's state is held, the step has no loss, and what stands in
+            inputs, targets and weights is of no consequence. See `jaxrnn.lengths_to_mask`.
+        reset: booleans [T, *batch]; where True every layer's state before the step is its initial one.
 
     Raises:
         TypeError: net is not a Network; arguments of the wrong kind.
@@ -204,13 +215,17 @@ def value_and_grad(
         targets: Array,
         weights: Array | None = None,
         state: tuple[State, ...] | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
     ) -> tuple[Any, NetworkParams]:
         given = params
-        params, inputs, targets, weights, state = _check(net, params, inputs, targets, weights, state)
-        sweep = _Sweep(net, params)
-        K = _segment(net, segment, inputs, state)
-        final, traces = scan_segments(sweep.forward, state, split(inputs, inputs.shape[0], K))
-        xs = each(lambda cut, trace: (*cut, trace), split((inputs, targets, weights), inputs.shape[0], K), traces)
+        params, inputs, targets, weights, state, breaks = _check(
+            net, params, inputs, targets, weights, state, mask, reset
+        )
+        steps, K = inputs.shape[0], _segment(net, segment, inputs, state)
+        sweep = _Sweep(net, params, _initial(net, inputs, state, breaks))
+        final, traces = scan_segments(sweep.forward, state, split((inputs, breaks), steps, K))
+        xs = each(lambda cut, trace: (*cut, trace), split((inputs, breaks, targets, weights), steps, K), traces)
         (E, grads, _), _ = scan_segments(sweep.backward, sweep.zeros(final), xs, reverse=True)
         return ((E, final) if return_state else E), cast_like(grads, given)
 
@@ -220,16 +235,16 @@ def value_and_grad(
 class _Sweep:
     """The two passes over one segment of all layers."""
 
-    def __init__(self, net: Network, params: NetworkParams) -> None:
-        self.net, self.params = net, params
+    def __init__(self, net: Network, params: NetworkParams, initial: tuple[State | None, ...]) -> None:
+        self.net, self.params, self.initial = net, params, initial
         self.operands = tuple(cell.prepare(layer) for cell, layer in zip(net.layers, params.layers, strict=True))
 
-    def forward(self, state: tuple[State, ...], inputs: Array) -> tuple[tuple[State, ...], tuple]:
+    def forward(self, state: tuple[State, ...], x: tuple[Array, Breaks]) -> tuple[tuple[State, ...], tuple]:
         """Layers from the bottom: the final state, and the trace of every layer."""
         final, traces = [], []
-        hidden = inputs
-        for cell, operands, start in zip(self.net.layers, self.operands, state, strict=True):
-            trace, last = scan.trace_cell(cell, operands, hidden, start)
+        hidden, breaks = x
+        for cell, operands, start, initial in zip(self.net.layers, self.operands, state, self.initial, strict=True):
+            trace, last = scan.trace_cell(cell, operands, hidden, start, breaks, initial)
             hidden = hidden_of(trace.states)
             final.append(last)
             traces.append(trace)
@@ -239,28 +254,31 @@ class _Sweep:
         """What the reverse pass carries, before it starts: E, the gradients, the adjoint of each layer's state."""
         dtype = accumulation_dtype(float_dtype(self.params))
         grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), self.params)
-        return jnp.zeros((), dtype), grads, jax.tree.map(jnp.zeros_like, final)
+        adjoints = jax.tree.map(jnp.zeros_like, tuple(map(Adjoint, final, self.initial)))
+        return jnp.zeros((), dtype), grads, adjoints
 
     def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
         """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
         E, grads, adjoints = carry
-        inputs, targets, weights, traces = x
-        segment_E, g, readout = self._readout(hidden_of(traces[-1].states), targets, weights)
+        inputs, breaks, targets, weights, traces = x
+        segment_E, g, readout = self._readout(hidden_of(traces[-1].states), targets, weights, breaks)
         adjoint_list, layers = list(adjoints), list(self.params.layers)
         for i in reversed(range(len(layers))):
             below = inputs if i == 0 else hidden_of(traces[i - 1].states)
-            cell, params, operands = self.net.layers[i], self.params.layers[i], self.operands[i]
+            layer = self.net.layers[i], self.params.layers[i], self.operands[i]
             adjoint_list[i], layers[i], dx = reverse_segment(
-                cell, params, operands, below, traces[i], g, adjoint_list[i]
+                *layer, below, traces[i], breaks, self.initial[i], g, adjoint_list[i]
             )
             g = g if dx is None else dx
         grads = jax.tree.map(jnp.add, grads, NetworkParams(tuple(layers), readout))
         return (E + segment_E, grads, tuple(adjoint_list)), None
 
-    def _readout(self, hidden: Array, targets: Array, weights: Array) -> tuple[Array, Array, ReadoutParams]:
+    def _readout(
+        self, hidden: Array, targets: Array, weights: Array, breaks: Breaks
+    ) -> tuple[Array, Array, ReadoutParams]:
         """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
         outputs = self.net.readout.apply(self.params.readout, hidden)
-        errors, e = value_and_gradient(self.net.objective, outputs, targets)
+        errors, e = blank(breaks.mask, value_and_gradient(self.net.objective, outputs, targets))
         g, grads = self.net.readout.adjoint(self.params.readout, hidden, weights[..., None] * e)
         return jnp.sum(weights * errors, dtype=accumulation_dtype(errors.dtype)), g, grads
 
@@ -274,19 +292,34 @@ def _segment(net: Network, segment: int | str, inputs: Array, state: tuple[State
     return segment_length(segment, inputs.shape[0], rows, layers + logits)
 
 
-def _check(net: Network, params: NetworkParams, inputs: Any, targets: Any, weights: Any, state: Any) -> tuple:
-    """The arguments of a loss, checked and in one dtype."""
+def _initial(net: Network, inputs: Array, state: tuple[State, ...], breaks: Breaks) -> tuple[State | None, ...]:
+    batch, dtype = batch_shape(inputs), float_dtype(state)
+    return tuple(scan.initial_of(cell, breaks, batch, dtype) for cell in net.layers)
+
+
+def _check(
+    net: Network, params: NetworkParams, inputs: Any, targets: Any, weights: Any, state: Any, mask: Any, reset: Any
+) -> tuple:
+    """The arguments of a loss, checked, in one dtype, and blank where masked."""
     _check_params(net, params)
-    inputs = check_inputs(inputs, net.layers[0].inputs)
-    targets = as_array("targets", targets)
+    inputs, breaks = scan.check_sequence(inputs, net.layers[0].inputs, mask, reset)
     steps = inputs.shape[:1] + batch_shape(inputs)
+    targets = _targets(targets, steps, breaks)
     dtype = float_dtype(params, inputs)
     state = tuple(
         scan.check_state(cell, start, steps[1:], dtype, f"state[{i}]")
         for i, (cell, start) in enumerate(zip(net.layers, _one_per_layer(net, state), strict=True))
     )
     _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
-    return cast(params, dtype), cast(inputs, dtype), targets, _loss_weights(weights, steps, dtype), state
+    weights = _loss_weights(weights, steps, breaks, dtype)
+    return cast(params, dtype), cast(inputs, dtype), targets, weights, state, breaks
+
+
+def _targets(targets: Any, steps: tuple[int, ...], breaks: Breaks) -> Array:
+    targets = as_array("targets", targets)
+    if breaks.mask is not None and targets.shape[: len(steps)] != steps:
+        raise ValueError(f"targets must begin with [T, *batch] = {steps}, as the mask does, got shape {targets.shape}")
+    return blank(breaks.mask, targets)
 
 
 def _check_params(net: Network, params: NetworkParams) -> None:
@@ -323,10 +356,14 @@ def _check_objective(net: Network, targets: Array, outputs: Any) -> None:
         )
 
 
-def _loss_weights(weights: Any, steps: tuple[int, ...], dtype: Any) -> Array:
-    if weights is None:
+def _loss_weights(weights: Any, steps: tuple[int, ...], breaks: Breaks, dtype: Any) -> Array:
+    """w_t [T, *batch]: as given, or alike for all steps that are there; zero for the others."""
+    if weights is not None:
+        weights = as_array("weights", weights)
+        if weights.shape != steps:
+            raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
+        return blank(breaks.mask, weights.astype(dtype))
+    if breaks.mask is None:
         return jnp.full(steps, 1 / math.prod(steps), dtype)
-    weights = as_array("weights", weights)
-    if weights.shape != steps:
-        raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
-    return weights.astype(dtype)
+    count = jnp.sum(breaks.mask, dtype=accumulation_dtype(dtype))
+    return jnp.where(breaks.mask, 1 / jnp.maximum(count, 1), 0).astype(dtype)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 
-from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, float_dtype
+from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, check_range, float_dtype, is_integer
+from jaxrnn.breaks import Breaks, blank, check_breaks, enter, leave
 from jaxrnn.cell import Cell, Params, State, hidden_of
 
 
@@ -20,45 +21,90 @@ class Trace(NamedTuple):
     kept: Any  # what else the cell's `advance` found worth keeping
 
 
-def scan_cell(cell: Cell, operands: Any, inputs: Array, state: State, reverse: bool = False) -> tuple[State, State]:
-    """One segment forward: every state s_1 .. s_K [K, *batch, ...] and the last one. Nothing is checked here."""
+def scan_cell(
+    cell: Cell,
+    operands: Any,
+    inputs: Array,
+    state: State,
+    breaks: Breaks,
+    initial: State | None,
+    reverse: bool = False,
+) -> tuple[Array, State]:
+    """One segment forward: the hidden states [K, *batch, H], and the last state. Nothing is checked here."""
 
-    def step(state: State, projected: Any) -> tuple[State, State]:
-        state = cell.step(operands, state, projected)
-        return state, state
+    def step(state: State, x: tuple[Any, Breaks]) -> tuple[State, Array]:
+        projected, breaks = x
+        before = enter(breaks, initial, state)
+        state = leave(breaks, before, cell.step(operands, before, projected))
+        return state, hidden_of(state)
 
-    final, states = lax.scan(step, state, cell.project(operands, inputs), reverse=reverse)
-    return states, final
+    final, hidden = lax.scan(step, state, (cell.project(operands, inputs), breaks), reverse=reverse)
+    return hidden, final
 
 
-def trace_cell(cell: Cell, operands: Any, inputs: Array, start: State, reverse: bool = False) -> tuple[Trace, State]:
+def trace_cell(
+    cell: Cell,
+    operands: Any,
+    inputs: Array,
+    start: State,
+    breaks: Breaks,
+    initial: State | None,
+    reverse: bool = False,
+) -> tuple[Trace, State]:
     """The same where a reverse pass follows: its trace, and the last state."""
 
-    def step(state: State, projected: Any) -> tuple[State, tuple[State, Any]]:
-        state, kept = cell.advance(operands, state, projected)
+    def step(state: State, x: tuple[Any, Breaks]) -> tuple[State, tuple[State, Any]]:
+        projected, breaks = x
+        before = enter(breaks, initial, state)
+        after, kept = cell.advance(operands, before, projected)
+        state = leave(breaks, before, after)
         return state, (state, kept)
 
-    final, (states, kept) = lax.scan(step, start, cell.project(operands, inputs), reverse=reverse)
+    final, (states, kept) = lax.scan(step, start, (cell.project(operands, inputs), breaks), reverse=reverse)
     return Trace(start, states, kept), final
 
 
 def unroll(
-    cell: Cell, params: Params, inputs: Array, state: State | None = None, *, reverse: bool = False
+    cell: Cell,
+    params: Params,
+    inputs: Array,
+    state: State | None = None,
+    *,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
 ) -> tuple[Array, State]:
     """The hidden states of one layer over time, by a plain `lax.scan`: see `jaxrnn.unroll`, of which it is the twin."""
-    params, inputs, state = check_unroll(cell, params, inputs, state)
-    states, final = scan_cell(cell, cell.prepare(params), inputs, state, reverse)
-    return hidden_of(states), final
+    params, inputs, state, breaks, initial = check_unroll(cell, params, inputs, state, mask, reset)
+    return scan_cell(cell, cell.prepare(params), inputs, state, breaks, initial, reverse)
 
 
-def check_unroll(cell: Cell, params: Params, inputs: Any, state: State | None) -> tuple[Params, Array, State]:
+def check_unroll(
+    cell: Cell, params: Params, inputs: Any, state: State | None, mask: Any, reset: Any
+) -> tuple[Params, Array, State, Breaks, State | None]:
     """The arguments of `unroll`, checked, in one dtype, with a state where none was given."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell must be a jaxrnn.Cell, got {cell if isinstance(cell, type) else type(cell).__name__}")
     check_params(cell, params)
-    inputs = check_inputs(inputs, cell.inputs)
-    dtype = float_dtype(params, inputs)
-    return cast(params, dtype), cast(inputs, dtype), check_state(cell, state, batch_shape(inputs), dtype)
+    inputs, breaks = check_sequence(inputs, cell.inputs, mask, reset)
+    dtype, batch = float_dtype(params, inputs), batch_shape(inputs)
+    state = check_state(cell, state, batch, dtype)
+    return cast(params, dtype), cast(inputs, dtype), state, breaks, initial_of(cell, breaks, batch, dtype)
+
+
+def check_sequence(inputs: Any, size: int, mask: Any, reset: Any) -> tuple[Array, Breaks]:
+    """Inputs with zeros where masked, and only then held to be in range; and the breaks of the sequence."""
+    inputs = check_inputs(inputs, size)
+    breaks = check_breaks(mask, reset, inputs.shape[:1] + batch_shape(inputs))
+    inputs = blank(breaks.mask, inputs)
+    if is_integer(inputs):
+        check_range("inputs", inputs, size)
+    return inputs, breaks
+
+
+def initial_of(cell: Cell, breaks: Breaks, batch: tuple[int, ...], dtype: Any) -> State | None:
+    """The state that resets begin from, if there are any."""
+    return None if breaks.reset is None else cell.initial_state(batch, dtype)
 
 
 def check_params(cell: Cell, params: Params, name: str = "params") -> None:

@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(jaxrnn.__file__).parent
 FLOORS = [
     ("0, cellar", ["arguments"]),
     ("0", ["affine", "losses", "initializers", "cell"]),
-    ("1", ["cells.*", "cells", "readout"]),
+    ("1", ["cells.*", "cells", "readout", "breaks"]),
     ("2", ["scan", "segments"]),
     ("3", ["bptt"]),
     ("4", ["network"]),
