@@ -1,13 +1,15 @@
 """Recurrent networks in JAX whose back-propagation through time is written by hand."""
 
+from jaxrnn.bidirectional import Bidirectional, BidirectionalParams
 from jaxrnn.bptt import unroll
 from jaxrnn.breaks import lengths_to_mask
 from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
+from jaxrnn.gradient import value_and_grad
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
-from jaxrnn.network import Network, NetworkParams, value_and_grad
+from jaxrnn.network import Network, NetworkParams
 from jaxrnn.readout import Readout, ReadoutParams
 
 __version__ = "0.1.0"
@@ -15,6 +17,8 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU",
     "LSTM",
+    "Bidirectional",
+    "BidirectionalParams",
     "Cell",
     "Elman",
     "ElmanParams",

@@ -38,6 +38,17 @@ def check_scale(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
+def check_float(name: str, value: Any) -> Any:
+    """The dtype, of floating numbers."""
+    try:
+        dtype = jnp.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {dtype}")
+    return dtype
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `choices`."""
     if value not in choices:

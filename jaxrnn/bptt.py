@@ -4,29 +4,44 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn import scan
-from jaxrnn.arguments import Array, accumulation_dtype, cast_like, check_choice, float_dtype, is_integer
+from jaxrnn.arguments import (
+    Array,
+    accumulation_dtype,
+    batch_shape,
+    cast,
+    cast_like,
+    check_choice,
+    check_float,
+    float_dtype,
+    is_integer,
+)
+from jaxrnn.bidirectional import Bidirectional, Layer
 from jaxrnn.breaks import Adjoint, Breaks, blank, enter, enter_adjoint, leave
 from jaxrnn.cell import Cell, Params, State, add_to_hidden, hidden_of
-from jaxrnn.scan import Trace
+from jaxrnn.forward_mode import reverse_mode_only
+from jaxrnn.scan import Sequence, Trace, both_ways
 from jaxrnn.segments import each, join, scan_segments, segment_length, split
 
 
 def unroll(
-    cell: Cell,
+    cell: Layer,
     params: Params,
     inputs: Array,
     state: State | None = None,
     *,
     mask: Array | None = None,
     reset: Array | None = None,
+    initial: State | None = None,
+    keep: Array | None = None,
     reverse: bool = False,
+    compute_dtype: Any = None,
     gradient: str = "bptt",
 ) -> tuple[Array, State]:
     """The hidden states of one layer over time; differentiating it runs the reverse scan written by hand.
@@ -36,29 +51,36 @@ def unroll(
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
     segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed: give the
-    batch as an axis of the inputs instead. Only first-order reverse mode is defined by the rule: for `jax.jvp`,
-    Hessians or `jax.linearize`, choose gradient="autodiff".
+    batch as an axis of the inputs instead. Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or
+    `jax.linearize`, choose gradient="autodiff".
 
     Args:
-        cell: the recurrence, say a `jaxrnn.Elman`.
+        cell: the recurrence, say a `jaxrnn.Elman`, or a `jaxrnn.Bidirectional`.
         params: its parameters.
         inputs: floats [T, *batch, D] or integer tokens [T, *batch], with any number of batch axes, none included.
-        state: s_0, as `cell.initial_state(batch)` gives it, which is the default.
+        state: the state before the first step, such as `cell.initial_state(batch)`; `initial` by default.
         mask: booleans [T, *batch]; where False the state is held, and what the inputs are there is of no consequence,
             NaN and tokens out of range included. All True by default. See `jaxrnn.lengths_to_mask`.
-        reset: booleans [T, *batch]; where True the state before the step is the cell's initial one, as at the first
-            step of an episode, or of the next of several packed sequences. All False by default.
+        reset: booleans [T, *batch]; where True the state before the step is the initial one, as at the first step of
+            an episode, or of the next of several packed sequences. All False by default.
+        initial: s_0, the state that resets begin from; `cell.initial_state(batch)` by default.
+        keep: variational dropout: what the recurrent products see of each unit of s_{t-1}, [*batch, H], for a
+            bidirectional layer a pair of them. It is a constant: no gradient reaches it.
         reverse: whether time runs backwards, from the last step to the first; the hidden states keep their places, and
             "before" means the step after (so the reset of a packed sequence stands at its last step).
+        compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
+            promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
         gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
 
     Returns:
         The hidden states [T, *batch, H], and the state after the last step taken.
 
     Raises:
-        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient.
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, a bidirectional layer in
+            reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
-            not boolean.
+            not boolean, a compute_dtype that is not floating, a keep for a cell that takes none; under gradient="bptt",
+            differentiation in forward mode.
 
     >>> import jax, jax.numpy as jnp, jaxrnn
     >>> cell = jaxrnn.Elman(inputs=3, hidden=4)
@@ -68,71 +90,96 @@ def unroll(
     (4, 4)
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
-    if gradient == "autodiff":
-        return scan.unroll(cell, params, inputs, state, mask=mask, reset=reset, reverse=reverse)
-    return _unroll(cell, reverse, *scan.check_unroll(cell, params, inputs, state, mask, reset))
+    if not isinstance(cell, Layer):
+        came = cell if isinstance(cell, type) else type(cell).__name__
+        raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
+    scan.check_params(cell, params)
+    if reverse and isinstance(cell, Bidirectional):
+        raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
+    inputs, breaks = scan.check_sequence(inputs, cell.inputs, mask, reset)
+    dtype = float_dtype(params, inputs) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
+    batch = batch_shape(inputs)
+    initial = scan.check_state(cell, initial, None, batch, dtype, "initial")
+    state = scan.check_state(cell, state, initial, batch, dtype)
+    keep = lax.stop_gradient(scan.check_keep(cell, keep, batch, dtype))
+    initial = None if breaks.reset is None else initial
+    sequence = Sequence(cast(inputs, dtype), state, breaks, initial, keep)
+    return unroll_sequence(cell, params, sequence, reverse, gradient)
+
+
+def unroll_sequence(
+    layer: Layer, params: Params, sequence: Sequence, reverse: bool = False, gradient: str = "bptt"
+) -> tuple[Array, State]:
+    """`unroll` of arguments that are checked already."""
+    return both_ways(_guarded if gradient == "bptt" else scan.unroll, layer, params, sequence, reverse)
+
+
+def _guarded(cell: Cell, params: Params, sequence: Sequence, reverse: bool) -> tuple[Array, State]:
+    params, inputs, state, initial = reverse_mode_only((params, sequence.inputs, sequence.state, sequence.initial))
+    return _unroll(cell, reverse, params, sequence._replace(inputs=inputs, state=state, initial=initial))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(
-    cell: Cell, reverse: bool, params: Params, inputs: Array, state: State, breaks: Breaks, initial: State | None
-) -> tuple[Array, State]:
-    return scan.scan_cell(cell, cell.prepare(params), inputs, state, breaks, initial, reverse)
+def _unroll(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tuple[Array, State]:
+    return scan.unroll(cell, params, sequence, reverse)
 
 
-def _unroll_forward(
-    cell: Cell, reverse: bool, params: Params, inputs: Array, state: State, breaks: Breaks, initial: State | None
-) -> tuple:
-    operands = cell.prepare(params)
-    steps = inputs.shape[0]
+def _unroll_forward(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tuple:
+    inputs, state, breaks, initial, keep = sequence
+    operands = scan.operands_of(cell, cast(params, hidden_of(state).dtype), keep)
 
     def segment(start: State, x: tuple[Array, Breaks]) -> tuple[State, Trace]:
         inputs, breaks = x
         trace, final = scan.trace_cell(cell, operands, inputs, start, breaks, initial, reverse)
         return final, trace
 
-    xs = split((inputs, breaks), steps, _layer_segment(inputs, state))
+    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(inputs, state))
     final, traces = scan_segments(segment, state, xs, reverse)
     hidden = join(each(lambda trace: hidden_of(trace.states), traces))
-    return (hidden, final), (params, inputs, breaks, initial, traces)
+    return (hidden, final), (params, sequence, traces)
 
 
 def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
-    params, inputs, breaks, initial, traces = residuals
+    params, (inputs, state, breaks, initial, keep), traces = residuals
     g, adjoint = cotangents
-    operands = cell.prepare(params)
-    steps, K = inputs.shape[0], _layer_segment(inputs, adjoint)
+    computed = cast(params, g.dtype)
+    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, reverse)
 
     def segment(carry: tuple[Params, Adjoint], x: tuple) -> tuple[tuple[Params, Adjoint], Array | None]:
         grads, adjoint = carry
         inputs, breaks, g, trace = x
-        adjoint, dparams, dx = reverse_segment(
-            cell, params, operands, inputs, trace, breaks, initial, g, adjoint, reverse
-        )
+        adjoint, dparams, dx = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
-    xs = each(lambda cut, trace: (*cut, trace), split((inputs, breaks, g), steps, K), traces)
-    dtype = accumulation_dtype(float_dtype(params))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), params)
-    start = Adjoint(adjoint, jax.tree.map(jnp.zeros_like, initial))
-    (grads, adjoint), dx = scan_segments(segment, (zeros, start), xs, reverse=not reverse)
-    return cast_like(grads, params), None if is_integer(inputs) else join(dx), adjoint.state, None, adjoint.initial
+    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(inputs, state))
+    xs = each(lambda cut, trace: (*cut, trace), cut, traces)
+    carry = zero_grads(params), Adjoint(adjoint, jax.tree.map(jnp.zeros_like, initial))
+    (grads, adjoint), dx = scan_segments(segment, carry, xs, reverse=not reverse)
+    dinputs: Any = None if is_integer(inputs) else join(dx)
+    constant: Any = None  # no gradient reaches mask, reset and keep
+    return cast_like(grads, params), Sequence(dinputs, adjoint.state, constant, adjoint.initial, constant)
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
 
 
+class Unrolled(NamedTuple):
+    """A layer in the midst of its two passes: what is the same for all its segments."""
+
+    cell: Cell
+    params: Params  # in the dtype that is computed in
+    operands: Any  # `cell.prepare` of them
+    initial: State | None  # the state that resets begin from
+    reverse: bool = False  # whether the forward scan ran from the last step to the first
+
+
+def zero_grads(params: Any) -> Any:
+    """Where gradients are summed up: zeros like the parameters, in float32 at least."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), params)
+
+
 def reverse_segment(
-    cell: Cell,
-    params: Params,
-    operands: Any,
-    inputs: Array,
-    trace: Trace,
-    breaks: Breaks,
-    initial: State | None,
-    g: Array,
-    adjoint: Adjoint,
-    reverse: bool = False,
+    layer: Unrolled, inputs: Array, breaks: Breaks, g: Array | None, trace: Trace, adjoint: Adjoint
 ) -> tuple[Adjoint, Params, Array | None]:
     """One segment of one layer backwards: the heart of BPTT.
 
@@ -143,31 +190,30 @@ def reverse_segment(
     resets do to the adjoint is in `breaks.py`.
 
     Args:
-        cell, params, operands: the layer, its parameters, and `cell.prepare` of them.
+        layer: the cell, and what all segments share.
         inputs: [K, *batch, D], or tokens [K, *batch].
+        breaks: mask and reset of the segment's steps, [K, *batch] each, or None.
+        g: what the layers above ask of each hidden state, [K, *batch, H]; None where they ask nothing.
         trace: what the forward pass left of this segment.
-        breaks: mask and reset of its steps, [K, *batch] each, or None.
-        initial: the state that resets begin from, or None where there are none.
-        g: what the layers above ask of each hidden state, [K, *batch, H].
         adjoint: dE/ds_K through the steps after the segment.
-        reverse: whether the forward scan ran from the last step to the first.
 
     Returns:
         The adjoint of `trace.start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
     """
+    cell, params, operands, initial, reverse = layer
     shifted = jax.tree.map(lambda first, rest: _shift(first, rest, reverse), trace.start, trace.states)
     previous = enter(breaks, initial, shifted)
     local = cell.linearize(operands, inputs, previous, trace.states, trace.kept)
 
-    def step(adjoint: Adjoint, x: tuple[Array, Any, Breaks]) -> tuple[Adjoint, Any]:
+    def step(adjoint: Adjoint, x: tuple[Array | None, Any, Breaks]) -> tuple[Adjoint, Any]:
         g, local, breaks = x
-        after = add_to_hidden(adjoint.state, g)
+        after = adjoint.state if g is None else add_to_hidden(adjoint.state, g)
         before, delta = cell.step_adjoint(operands, after, local)
         return enter_adjoint(breaks, leave(breaks, after, before), adjoint.initial), delta
 
     adjoint, deltas = lax.scan(step, adjoint, (g, local, breaks), reverse=not reverse)
     deltas = blank(breaks.mask, deltas)
-    dparams = cell.weight_grads(params, inputs, previous, deltas)
+    dparams = cell.weight_grads(params, operands, inputs, previous, deltas)
     dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
     return adjoint, dparams, dx
 

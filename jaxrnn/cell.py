@@ -39,11 +39,12 @@ class Cell(abc.ABC):
 
         local     = linearize(operands, inputs, previous, states, kept)         once per segment
         dE/ds_{t-1}, delta_t = step_adjoint(operands, dE/ds_t, local_t)         the loop, backwards
-        dE/dparams = weight_grads(params, inputs, previous, deltas)   once per segment: a sum over its steps
-        dE/dinputs = input_grads(params, inputs, previous, deltas)    once per segment, [K, *batch, D]
+        dE/dparams = weight_grads(params, operands, inputs, previous, deltas)   once per segment: a sum over its steps
+        dE/dinputs = input_grads(params, inputs, previous, deltas)              once per segment, [K, *batch, D]
 
     Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. What delta_t is, is the cell's own
     affair: for a cell by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch axes.
+    A cell that wants dropout on its recurrent path gives `with_dropout` as well.
 
     Fields:
         inputs: D, the number of input features, or of tokens.
@@ -74,6 +75,11 @@ class Cell(abc.ABC):
     def init(self, key: Array, dtype: Any = jnp.float32) -> Params:
         """Fresh parameters."""
 
+    @property
+    def outputs(self) -> int:
+        """What the layer above sees of this one: H."""
+        return self.hidden
+
     def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
         """s_0 for a batch: zeros [*batch, H]."""
         return jnp.zeros((*batch, self.hidden), dtype)
@@ -81,6 +87,15 @@ class Cell(abc.ABC):
     def prepare(self, params: Params) -> Any:
         """The parameters in the layout that the loops multiply by: by default as they are."""
         return params
+
+    def with_dropout(self, operands: Any, keep: Array) -> Any:
+        """The operands with which the recurrent products, and they alone, see keep * s_{t-1} for s_{t-1}.
+
+        Args:
+            operands: as `prepare` gives them.
+            keep: 0 or 1/(1 - rate), [*batch, H], one for each sequence, the same at every step.
+        """
+        raise TypeError(f"recurrent dropout needs a cell with a method with_dropout, which {self} has not")
 
     def project(self, operands: Any, inputs: Array) -> Any:
         """What of the step does not need the state, for a whole segment: by default the inputs themselves."""
@@ -104,7 +119,7 @@ class Cell(abc.ABC):
         _, pullback = jax.vjp(lambda state: self.step(operands, state, projected), previous)
         return pullback(adjoint)[0], adjoint
 
-    def weight_grads(self, params: Params, inputs: Array, previous: State, deltas: Any) -> Params:
+    def weight_grads(self, params: Params, operands: Any, inputs: Array, previous: State, deltas: Any) -> Params:
         """dE/dparams summed over a segment: by default one `jax.vjp` over all its steps side by side.
 
         This is the *immediate* derivative, `previous` held constant: the way through s_{t-1} is in the deltas already.

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import Array, cast, check_choice, check_positive
+from jaxrnn.gradient import value_and_grad
 from jaxrnn.losses import softmax_cross_entropy
-from jaxrnn.network import Network, NetworkParams, value_and_grad
+from jaxrnn.network import Network, NetworkParams
 
 EXACT = 1e-12  # float64 against float64: rounding only
 SINGLE = 1e-5  # float32 against the float64 truth

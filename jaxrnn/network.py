@@ -1,4 +1,4 @@
-"""A network: layers of cells, a readout, an objective; and the gradient of its loss, segment by segment of time."""
+"""A network: layers of cells, a readout, an objective, and what stands between them. Forward only."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from jaxrnn.arguments import (
     as_array,
     batch_shape,
     cast,
-    cast_like,
+    check_choice,
+    check_float,
     check_like,
     float_dtype,
-    is_integer,
 )
-from jaxrnn.bptt import layer_bytes, reverse_segment, unroll
-from jaxrnn.breaks import Adjoint, Breaks, blank
+from jaxrnn.bidirectional import Layer
+from jaxrnn.bptt import unroll_sequence
+from jaxrnn.breaks import Breaks, blank
 from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.losses import value_and_gradient
+from jaxrnn.dropout import check_rate, draw, drop
 from jaxrnn.readout import Readout, ReadoutParams
-from jaxrnn.segments import each, scan_segments, segment_length, split
+from jaxrnn.scan import Sequence
 
 
 class NetworkParams(NamedTuple):
@@ -36,6 +37,7 @@ class NetworkParams(NamedTuple):
 
     layers: tuple[Params, ...]
     readout: ReadoutParams
+    state: tuple[State, ...] | None = None  # s_0 of every layer, without batch axes, where it is learned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +47,25 @@ class Network:
         E = sum_t w_t E_t        E_t = objective(O_t, y_t)        w_t = 1/(number of unmasked steps) unless given
 
     Args:
-        layers: the cells, bottom first; each layer's `inputs` is the `hidden` of the one below.
-        readout: from the top layer's hidden state to the outputs.
+        layers: the cells, or `jaxrnn.Bidirectional` pairs of them, bottom first; each layer's `inputs` is the `outputs`
+            (for a cell: `hidden`) of the one below.
+        readout: from what the top layer hands up to the outputs.
         objective: `jaxrnn.softmax_cross_entropy`, `sigmoid_cross_entropy`, `squared_error`, or any jax function of
             outputs [..., V] and targets to E_t [...].
+        dropout: the share of units left out between layers, drawn anew for every step.
+        recurrent_dropout: the share of units that the recurrent products of a layer do not see, drawn once for each
+            sequence (variational dropout). Both are active in calls that are given a key.
+        residual: whether every layer but the lowest adds what it was fed (before dropout) to what it hands up.
+        last_step: sequence to one: only the last unmasked step of each sequence has an output and a loss, so outputs,
+            targets and weights have no axis of time. The readout sees each direction's final hidden state.
+        learn_state: whether s_0 of every layer is a parameter, `params.state`, alike for all sequences; it starts as
+            the cell's own initial state. Resets begin from it too.
 
     Raises:
-        ValueError: no layers, or sizes that do not follow on from one another.
-        TypeError: a layer that is not a `jaxrnn.Cell`, or a readout that is not a `jaxrnn.Readout`.
+        ValueError: no layers, sizes that do not follow on from one another, a rate outside [0, 1), dropout or residual
+            in a network of one layer, where there is no place for it.
+        TypeError: a layer that is not a `jaxrnn.Cell` or `jaxrnn.Bidirectional`, a readout that is not a
+            `jaxrnn.Readout`.
 
     >>> import jax, jax.numpy as jnp, jaxrnn
     >>> net = jaxrnn.Network((jaxrnn.Elman(65, 128),), jaxrnn.Readout(128, 65), jaxrnn.softmax_cross_entropy)
@@ -62,39 +75,52 @@ class Network:
     ((100, 32, 65), (32, 128))
     """
 
-    layers: tuple[Cell, ...]
+    layers: tuple[Layer, ...]
     readout: Readout
     objective: Callable[[Array, Array], Array]
+    dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    residual: bool = False
+    last_step: bool = False
+    learn_state: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.layers, (tuple, list)):
             raise TypeError(f"layers must be a tuple of jaxrnn.Cell, got {type(self.layers).__name__}")
         object.__setattr__(self, "layers", tuple(self.layers))
         for layer in self.layers:
-            if not isinstance(layer, Cell):
-                raise TypeError(f"layers must be jaxrnn.Cell, got {type(layer).__name__}")
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layers must be jaxrnn.Cell or jaxrnn.Bidirectional, got {type(layer).__name__}")
         if not isinstance(self.readout, Readout):
             raise TypeError(f"readout must be a jaxrnn.Readout, got {type(self.readout).__name__}")
         if not callable(self.objective):
             raise TypeError(f"objective must be a function of outputs and targets, got {self.objective!r}")
-        if not self.layers:
-            raise ValueError("layers must hold at least one cell, got none")
-        above = [*(layer.inputs for layer in self.layers[1:]), self.readout.hidden]
-        for i, (layer, size) in enumerate(zip(self.layers, above, strict=True)):
-            if layer.hidden != size:
-                raise ValueError(
-                    f"layers[{i}] has {layer.hidden} hidden units, but what stands above it expects {size}"
-                )
+        _check_sizes(self)
+        check_rate("dropout", self.dropout)
+        check_rate("recurrent_dropout", self.recurrent_dropout)
+        for name in ("dropout", "residual"):
+            if getattr(self, name) and len(self.layers) == 1:
+                raise ValueError(f"{name} needs two layers or more, between which it has its place; got one")
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether any layer reads the sequence both ways."""
+        return not all(isinstance(layer, Cell) for layer in self.layers)
 
     def init(self, key: Array, dtype: Any = jnp.float32) -> NetworkParams:
         """Fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
         *keys, last = jax.random.split(key, len(self.layers) + 1)
-        layers = tuple(cell.init(key, dtype) for cell, key in zip(self.layers, keys, strict=True))
-        return NetworkParams(layers, self.readout.init(last, dtype))
+        layers = tuple(layer.init(key, dtype) for layer, key in zip(self.layers, keys, strict=True))
+        state = self.initial_state((), dtype) if self.learn_state else None
+        return NetworkParams(layers, self.readout.init(last, dtype), state)
 
     def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> tuple[State, ...]:
-        """s_0 of every layer for a batch."""
-        return tuple(cell.initial_state(batch, dtype) for cell in self.layers)
+        """s_0 of every layer for a batch, as it is before anything is learned."""
+        return tuple(layer.initial_state(batch, dtype) for layer in self.layers)
+
+    def stack(self, below: Array | None, hidden: Array) -> Array:
+        """What a layer hands up: its hidden states, with what it was fed added where there are residual paths."""
+        return below + hidden if self.residual and below is not None else hidden
 
     def apply(
         self,
@@ -104,6 +130,8 @@ class Network:
         mask: Array | None = None,
         reset: Array | None = None,
         *,
+        key: Array | None = None,
+        compute_dtype: Any = None,
         gradient: str = "bptt",
     ) -> tuple[Array, tuple[State, ...]]:
         """The outputs of every step, and the state to go on from.
@@ -111,25 +139,24 @@ class Network:
         Args:
             params: as `init` gives them.
             inputs: floats [T, *batch, D] or integer tokens [T, *batch].
-            state: one state per layer, zeros by default; the returned one continues the sequence.
+            state: one state per layer, the initial ones by default; the returned one continues the sequence.
             mask, reset: booleans [T, *batch], for every layer alike, see `jaxrnn.unroll`. A masked step's outputs are
                 those of the state held over it; the returned state is that after each sequence's last real step.
+            key: for dropout; without one, nothing is left out.
+            compute_dtype: what states and products are held in, see `jaxrnn.unroll`.
             gradient: how a derivative through it is taken, see `jaxrnn.unroll`.
 
         Returns:
-            O_t [T, *batch, V], and a tuple of one state per layer.
+            O_t [T, *batch, V], in float32 at least (for a network with `last_step` the last ones only, [*batch, V]),
+            and a tuple of one state per layer.
 
         Raises:
             ValueError, TypeError: as `jaxrnn.unroll`.
         """
-        _check_params(self, params)
-        state = _one_per_layer(self, state)
-        final = []
-        hidden = inputs
-        for cell, layer, start in zip(self.layers, params.layers, state, strict=True):
-            hidden, last = unroll(cell, layer, hidden, start, mask=mask, reset=reset, gradient=gradient)
-            final.append(last)
-        return self.readout.apply(cast(params.readout, hidden.dtype), hidden), tuple(final)
+        check_choice("gradient", gradient, ("bptt", "autodiff"))
+        run = check_run(self, params, inputs, state, mask, reset, key, compute_dtype)
+        top, final = unroll_layers(self, params, run, gradient)
+        return self.readout.apply(cast(params.readout, top.dtype), top), final
 
     def loss(
         self,
@@ -140,186 +167,112 @@ class Network:
         state: tuple[State, ...] | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
+        key: Array | None = None,
         *,
+        compute_dtype: Any = None,
         gradient: str = "autodiff",
         return_state: bool = False,
     ) -> Any:
         """E = sum_t w_t E_t by a pure forward pass: its `jax.value_and_grad` is the twin of `jaxrnn.value_and_grad`.
 
-        Args and errors are those of `jaxrnn.value_and_grad`; with `return_state`, returns `(E, final)`.
+        Args and errors are those of `jaxrnn.value_and_grad`, but that a network with dropout needs no key: without one
+        nothing is left out. With `return_state`, returns `(E, final)`.
         """
-        params, inputs, targets, weights, state, breaks = _check(
-            self, params, inputs, targets, weights, state, mask, reset
-        )
-        outputs, final = self.apply(params, inputs, state, *breaks, gradient=gradient)
-        errors = blank(breaks.mask, self.objective(outputs, targets))  # [T, *batch]
+        check_choice("gradient", gradient, ("bptt", "autodiff"))
+        run = check_run(self, params, inputs, state, mask, reset, key, compute_dtype)
+        targets, weights, there = check_targets(self, run, targets, weights)
+        top, final = unroll_layers(self, params, run, gradient)
+        outputs = self.readout.apply(cast(params.readout, top.dtype), top)
+        errors = blank(there, self.objective(outputs, targets))  # [T, *batch]
         E = jnp.sum(weights * errors, dtype=accumulation_dtype(outputs.dtype))
         return (E, final) if return_state else E
 
 
-def value_and_grad(
-    net: Network, segment: int | str = "auto", *, return_state: bool = False
-) -> Callable[..., tuple[Any, NetworkParams]]:
-    """The loss of a network and its gradient by BPTT, written by hand: the twin of `jax.value_and_grad(net.loss)`.
+class Kept(NamedTuple):
+    """What dropout leaves, drawn for one call; None where nothing is left out."""
 
-        forward:  keep the states s_1 .. s_T of every layer
-        reverse, a segment of K steps at a time, the last one first:
-            O_t = V s_t + c       e_t = w_t dE_t/dO_t       g_t = V^T e_t
-            layers from the top:  delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1});   the layer below: g_t = U^T delta_t
-            gradients += one product per weight over the segment
-
-    Logits exist for one segment at a time, so memory is the states' and little more. The function returned is pure and
-    not jitted: jit it, or the training step around it. Batches belong in the inputs' own axes, not in `jax.vmap`, which
-    would give (correctly, and more slowly) one gradient per example.
-
-    Args:
-        net: the network.
-        segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
-        return_state: whether to return the final state as well.
-
-    Returns:
-        A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None) -> (E, grads)`, or, with
-        `return_state`, `-> ((E, final), grads)`:
-
-        params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
-        inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
-        targets: what the objective takes: integer labels [T, *batch] or floats [T, *batch, V].
-        weights: w_t, [T, *batch], used as they are; by default every unmasked step counts alike and they sum to one.
-        state: one state per layer to go on from, zeros by default. It is a constant: no gradient reaches back past it.
-        mask: booleans [T, *batch]; where False every layer's state is held, the step has no loss, and what stands in
-            inputs, targets and weights is of no consequence. See `jaxrnn.lengths_to_mask`.
-        reset: booleans [T, *batch]; where True every layer's state before the step is its initial one.
-
-    Raises:
-        TypeError: net is not a Network; arguments of the wrong kind.
-        ValueError: a segment below 1; from the function returned, shapes that do not fit, tokens or labels out of
-            range (outside jit; inside it they give NaN), T = 0.
-
-    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it".
-
-    >>> import jax, jax.numpy as jnp, jaxrnn
-    >>> net = jaxrnn.Network((jaxrnn.Elman(65, 128),), jaxrnn.Readout(128, 65), jaxrnn.softmax_cross_entropy)
-    >>> params = net.init(jax.random.key(0))
-    >>> tokens = jax.random.randint(jax.random.key(1), (101, 32), 0, 65)
-    >>> loss, grads = jax.jit(jaxrnn.value_and_grad(net))(params, tokens[:-1], tokens[1:])
-    >>> grads.layers[0].W.shape
-    (128, 128)
-    """
-    if not isinstance(net, Network):
-        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
-    segment_length(segment, 1, 1, 1)
-
-    def loss_and_gradient(
-        params: NetworkParams,
-        inputs: Array,
-        targets: Array,
-        weights: Array | None = None,
-        state: tuple[State, ...] | None = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
-    ) -> tuple[Any, NetworkParams]:
-        given = params
-        params, inputs, targets, weights, state, breaks = _check(
-            net, params, inputs, targets, weights, state, mask, reset
-        )
-        steps, K = inputs.shape[0], _segment(net, segment, inputs, state)
-        sweep = _Sweep(net, params, _initial(net, inputs, state, breaks))
-        final, traces = scan_segments(sweep.forward, state, split((inputs, breaks), steps, K))
-        xs = each(lambda cut, trace: (*cut, trace), split((inputs, breaks, targets, weights), steps, K), traces)
-        (E, grads, _), _ = scan_segments(sweep.backward, sweep.zeros(final), xs, reverse=True)
-        return ((E, final) if return_state else E), cast_like(grads, given)
-
-    return loss_and_gradient
+    between: tuple[Array | None, ...]  # of what each layer hands up, booleans [T, *batch, outputs]; the top's is None
+    recurrent: tuple[Any, ...]  # of each layer's s_{t-1}, [*batch, H]; a pair of them for a bidirectional layer
 
 
-class _Sweep:
-    """The two passes over one segment of all layers."""
+class Run(NamedTuple):
+    """The arguments of a forward pass: checked, in the dtype that is computed in, blank where masked."""
 
-    def __init__(self, net: Network, params: NetworkParams, initial: tuple[State | None, ...]) -> None:
-        self.net, self.params, self.initial = net, params, initial
-        self.operands = tuple(cell.prepare(layer) for cell, layer in zip(net.layers, params.layers, strict=True))
+    inputs: Array  # [T, *batch, D] or [T, *batch]
+    state: tuple[State | None, ...]  # per layer, as given
+    breaks: Breaks  # [T, *batch]
+    kept: Kept
+    dtype: Any
 
-    def forward(self, state: tuple[State, ...], x: tuple[Array, Breaks]) -> tuple[tuple[State, ...], tuple]:
-        """Layers from the bottom: the final state, and the trace of every layer."""
-        final, traces = [], []
-        hidden, breaks = x
-        for cell, operands, start, initial in zip(self.net.layers, self.operands, state, self.initial, strict=True):
-            trace, last = scan.trace_cell(cell, operands, hidden, start, breaks, initial)
-            hidden = hidden_of(trace.states)
-            final.append(last)
-            traces.append(trace)
-        return tuple(final), tuple(traces)
-
-    def zeros(self, final: tuple[State, ...]) -> tuple:
-        """What the reverse pass carries, before it starts: E, the gradients, the adjoint of each layer's state."""
-        dtype = accumulation_dtype(float_dtype(self.params))
-        grads = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), self.params)
-        adjoints = jax.tree.map(jnp.zeros_like, tuple(map(Adjoint, final, self.initial)))
-        return jnp.zeros((), dtype), grads, adjoints
-
-    def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
-        """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
-        E, grads, adjoints = carry
-        inputs, breaks, targets, weights, traces = x
-        segment_E, g, readout = self._readout(hidden_of(traces[-1].states), targets, weights, breaks)
-        adjoint_list, layers = list(adjoints), list(self.params.layers)
-        for i in reversed(range(len(layers))):
-            below = inputs if i == 0 else hidden_of(traces[i - 1].states)
-            layer = self.net.layers[i], self.params.layers[i], self.operands[i]
-            adjoint_list[i], layers[i], dx = reverse_segment(
-                *layer, below, traces[i], breaks, self.initial[i], g, adjoint_list[i]
-            )
-            g = g if dx is None else dx
-        grads = jax.tree.map(jnp.add, grads, NetworkParams(tuple(layers), readout))
-        return (E + segment_E, grads, tuple(adjoint_list)), None
-
-    def _readout(
-        self, hidden: Array, targets: Array, weights: Array, breaks: Breaks
-    ) -> tuple[Array, Array, ReadoutParams]:
-        """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
-        outputs = self.net.readout.apply(self.params.readout, hidden)
-        errors, e = blank(breaks.mask, value_and_gradient(self.net.objective, outputs, targets))
-        g, grads = self.net.readout.adjoint(self.params.readout, hidden, weights[..., None] * e)
-        return jnp.sum(weights * errors, dtype=accumulation_dtype(errors.dtype)), g, grads
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """[T, *batch]."""
+        return self.inputs.shape[:1] + batch_shape(self.inputs)
 
 
-def _segment(net: Network, segment: int | str, inputs: Array, state: tuple[State, ...]) -> int:
-    """K from what one step of all layers, the logits and their gradient occupy."""
-    rows = math.prod(batch_shape(inputs))
-    features = [1 if is_integer(inputs) else net.layers[0].inputs, *(cell.inputs for cell in net.layers[1:])]
-    layers = sum(layer_bytes(rows * D, start) for D, start in zip(features, state, strict=True))
-    logits = 2 * rows * net.readout.outputs * float_dtype(state).itemsize
-    return segment_length(segment, inputs.shape[0], rows, layers + logits)
+def starts(net: Network, run: Run, learned: Any) -> tuple[tuple[State, ...], tuple[State | None, ...]]:
+    """Per layer the state it sets out from, and the one that resets begin from (None where there are none)."""
+    initial = net.initial_state(run.steps[1:], run.dtype)
+    if learned is not None:
+        # The cast comes last, so that the gradient is summed over the batch in the dtype of the parameters.
+        initial = jax.tree.map(lambda s, like: jnp.broadcast_to(s, like.shape).astype(run.dtype), learned, initial)
+    state = tuple(s_0 if s is None else s for s, s_0 in zip(run.state, initial, strict=True))
+    return state, (None,) * len(net.layers) if run.breaks.reset is None else initial
 
 
-def _initial(net: Network, inputs: Array, state: tuple[State, ...], breaks: Breaks) -> tuple[State | None, ...]:
-    batch, dtype = batch_shape(inputs), float_dtype(state)
-    return tuple(scan.initial_of(cell, breaks, batch, dtype) for cell in net.layers)
+def unroll_layers(net: Network, params: NetworkParams, run: Run, gradient: str) -> tuple[Array, tuple[State, ...]]:
+    """All layers one after the other: what the readout sees, and the final state of each layer."""
+    state, initial = starts(net, run, params.state)
+    top: Any = None
+    fed, final = run.inputs, []
+    for i, layer in enumerate(net.layers):
+        sequence = Sequence(fed, state[i], run.breaks, initial[i], run.kept.recurrent[i])
+        hidden, last = unroll_sequence(layer, params.layers[i], sequence, gradient=gradient)
+        top = net.stack(top, hidden)
+        fed = drop(top, run.kept.between[i], net.dropout)
+        final.append(last)
+    return (last_hidden(net, tuple(final)) if net.last_step else top), tuple(final)
 
 
-def _check(
-    net: Network, params: NetworkParams, inputs: Any, targets: Any, weights: Any, state: Any, mask: Any, reset: Any
-) -> tuple:
-    """The arguments of a loss, checked, in one dtype, and blank where masked."""
+def last_hidden(net: Network, final: tuple[State, ...]) -> Array:
+    """What the readout sees of a sequence as a whole, [*batch, outputs]: the hidden states that layers end with."""
+    top: Any = None
+    for layer, last in zip(net.layers, final, strict=True):
+        hidden = hidden_of(last) if isinstance(layer, Cell) else layer.join(*map(hidden_of, last))
+        top = net.stack(top, hidden)
+    return top
+
+
+def check_run(
+    net: Network,
+    params: NetworkParams,
+    inputs: Any,
+    state: Any,
+    mask: Any,
+    reset: Any,
+    key: Array | None,
+    compute_dtype: Any,
+) -> Run:
+    """The arguments of a forward pass, or an error that names what is wrong with them."""
     _check_params(net, params)
     inputs, breaks = scan.check_sequence(inputs, net.layers[0].inputs, mask, reset)
+    dtype = float_dtype(params, inputs) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
     steps = inputs.shape[:1] + batch_shape(inputs)
-    targets = _targets(targets, steps, breaks)
-    dtype = float_dtype(params, inputs)
-    state = tuple(
-        scan.check_state(cell, start, steps[1:], dtype, f"state[{i}]")
-        for i, (cell, start) in enumerate(zip(net.layers, _one_per_layer(net, state), strict=True))
-    )
-    _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
-    weights = _loss_weights(weights, steps, breaks, dtype)
-    return cast(params, dtype), cast(inputs, dtype), targets, weights, state, breaks
+    given = _check_state(net, state, steps[1:], dtype)
+    return Run(cast(inputs, dtype), given, breaks, _draw(net, key, steps, dtype), dtype)
 
 
-def _targets(targets: Any, steps: tuple[int, ...], breaks: Breaks) -> Array:
+def check_targets(net: Network, run: Run, targets: Any, weights: Any) -> tuple[Array, Array, Array | None]:
+    """Targets and weights, blank where there is no loss, and where there is one; [T, *batch], or [*batch]."""
+    mask = run.breaks.mask
+    steps, there = (run.steps[1:], None if mask is None else mask.any(0)) if net.last_step else (run.steps, mask)
     targets = as_array("targets", targets)
-    if breaks.mask is not None and targets.shape[: len(steps)] != steps:
-        raise ValueError(f"targets must begin with [T, *batch] = {steps}, as the mask does, got shape {targets.shape}")
-    return blank(breaks.mask, targets)
+    if there is not None and targets.shape[: len(steps)] != steps:
+        raise ValueError(f"targets must begin with {steps}, as what is not masked does, got shape {targets.shape}")
+    targets = blank(there, targets)
+    dtype = accumulation_dtype(run.dtype)
+    _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
+    return targets, _loss_weights(weights, steps, there, dtype), there
 
 
 def _check_params(net: Network, params: NetworkParams) -> None:
@@ -327,22 +280,54 @@ def _check_params(net: Network, params: NetworkParams) -> None:
     if not isinstance(params, NetworkParams) or len(params.layers) != len(net.layers):
         count, came = len(net.layers), type(params).__name__
         raise TypeError(f"params must be NetworkParams with {count} layers, got {came}; {cause}")
-    for i, (cell, layer) in enumerate(zip(net.layers, params.layers, strict=True)):
-        scan.check_params(cell, layer, f"params.layers[{i}]")
-    check_like("params.readout", params.readout, _readout_shapes(net.readout), cause)
+    for i, (layer, layer_params) in enumerate(zip(net.layers, params.layers, strict=True)):
+        scan.check_params(layer, layer_params, f"params.layers[{i}]")
+    expected = _shapes(net)
+    check_like("params.readout", params.readout, expected.readout, cause)
+    check_like("params.state", params.state, expected.state, cause)
 
 
 @functools.lru_cache(maxsize=256)
-def _readout_shapes(readout: Readout) -> ReadoutParams:
-    return jax.eval_shape(readout.init, jax.random.key(0))
+def _shapes(net: Network) -> NetworkParams:
+    return jax.eval_shape(net.init, jax.random.key(0))
 
 
-def _one_per_layer(net: Network, state: Any) -> tuple[Any, ...]:
+def _check_state(net: Network, state: Any, batch: tuple[int, ...], dtype: Any) -> tuple[State | None, ...]:
     if state is None:
         return (None,) * len(net.layers)
     if not isinstance(state, tuple) or len(state) != len(net.layers):
         raise TypeError(f"state must be a tuple of {len(net.layers)} states, one per layer, got {type(state).__name__}")
-    return state
+    return tuple(
+        scan.check_state(layer, start, None, batch, dtype, f"state[{i}]") if start is not None else None
+        for i, (layer, start) in enumerate(zip(net.layers, state, strict=True))
+    )
+
+
+def _check_sizes(net: Network) -> None:
+    if not net.layers:
+        raise ValueError("layers must hold at least one cell, got none")
+    above = [*(layer.inputs for layer in net.layers[1:]), net.readout.hidden]
+    for i, (layer, size) in enumerate(zip(net.layers, above, strict=True)):
+        if layer.outputs != size:
+            raise ValueError(f"layers[{i}] has {layer.outputs} outputs, but what stands above it expects {size}")
+    if net.residual and len({layer.outputs for layer in net.layers}) > 1:
+        raise ValueError(f"residual needs layers of one size, got outputs {[layer.outputs for layer in net.layers]}")
+
+
+def _draw(net: Network, key: Array | None, steps: tuple[int, ...], dtype: Any) -> Kept:
+    """What dropout leaves in one call: nothing is left out without a key."""
+    count = len(net.layers)
+    between: list[Any] = [None] * count
+    recurrent: list[Any] = [None] * count
+    keys = None if key is None else jax.random.split(key, (count, 2))
+    for i, layer in enumerate(net.layers):
+        if keys is not None and net.dropout and i < count - 1:
+            between[i] = draw(keys[i, 0], net.dropout, (*steps, layer.outputs))
+        if keys is not None and net.recurrent_dropout:
+            both = (*(() if isinstance(layer, Cell) else (2,)), *steps[1:], layer.hidden)
+            kept = draw(keys[i, 1], net.recurrent_dropout, both) / jnp.asarray(1 - net.recurrent_dropout, dtype)
+            recurrent[i] = kept if isinstance(layer, Cell) else tuple(kept)
+    return Kept(tuple(between), tuple(recurrent))
 
 
 def _check_objective(net: Network, targets: Array, outputs: Any) -> None:
@@ -356,14 +341,14 @@ def _check_objective(net: Network, targets: Array, outputs: Any) -> None:
         )
 
 
-def _loss_weights(weights: Any, steps: tuple[int, ...], breaks: Breaks, dtype: Any) -> Array:
+def _loss_weights(weights: Any, steps: tuple[int, ...], there: Array | None, dtype: Any) -> Array:
     """w_t [T, *batch]: as given, or alike for all steps that are there; zero for the others."""
     if weights is not None:
         weights = as_array("weights", weights)
         if weights.shape != steps:
             raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
-        return blank(breaks.mask, weights.astype(dtype))
-    if breaks.mask is None:
+        return blank(there, weights.astype(dtype))
+    if there is None:
         return jnp.full(steps, 1 / math.prod(steps), dtype)
-    count = jnp.sum(breaks.mask, dtype=accumulation_dtype(dtype))
-    return jnp.where(breaks.mask, 1 / jnp.maximum(count, 1), 0).astype(dtype)
+    count = jnp.sum(there, dtype=dtype)
+    return jnp.where(there, 1 / jnp.maximum(count, 1), 0)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
-from jaxrnn.arguments import Array, check_positive
+from jaxrnn.arguments import Array, accumulation_dtype, check_positive
 
 
 class ReadoutParams(NamedTuple):
@@ -56,9 +56,11 @@ class Readout:
         return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
 
     def apply(self, params: ReadoutParams, hidden: Array) -> Array:
-        """O_t = V s_t + c for hidden states [..., H]: [..., V]."""
-        return affine(params.V.T, params.c, hidden)
+        """O_t = V s_t + c for hidden states [..., H]: [..., V], in float32 at least, for the objective's sake."""
+        dtype = accumulation_dtype(hidden.dtype)
+        return affine(params.V.T, params.c, hidden, dtype)
 
     def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
         """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
+        e = e.astype(hidden.dtype)
         return affine_input_grads(params.V, e), ReadoutParams(*affine_weight_grads(self.hidden, self.bias, hidden, e))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
-from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, check_range, float_dtype, is_integer
+from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, check_range, is_integer
+from jaxrnn.bidirectional import Layer, backward_reset
 from jaxrnn.breaks import Breaks, blank, check_breaks, enter, leave
 from jaxrnn.cell import Cell, Params, State, hidden_of
 
@@ -64,32 +66,41 @@ def trace_cell(
     return Trace(start, states, kept), final
 
 
-def unroll(
-    cell: Cell,
-    params: Params,
-    inputs: Array,
-    state: State | None = None,
-    *,
-    mask: Array | None = None,
-    reset: Array | None = None,
-    reverse: bool = False,
+class Sequence(NamedTuple):
+    """Inputs of one layer and what goes with them: what `check_sequence` makes of a caller's arguments."""
+
+    inputs: Array  # floats [T, *batch, D] or tokens [T, *batch]
+    state: State  # the state before the first step; its dtype is what is computed in
+    breaks: Breaks
+    initial: State | None  # the state that resets begin from; None where there are none
+    keep: Any  # [*batch, H], what recurrent dropout leaves of s_{t-1}, or None
+
+
+def operands_of(cell: Cell, params: Params, keep: Array | None) -> Any:
+    """What the loops multiply by, in the dtype of the parameters."""
+    operands = cell.prepare(params)
+    return operands if keep is None else cell.with_dropout(operands, keep)
+
+
+def unroll(cell: Cell, params: Params, sequence: Sequence, reverse: bool = False) -> tuple[Array, State]:
+    """The hidden states of one layer over time, by a plain `lax.scan`: the twin of the rule in `bptt.py`."""
+    inputs, state, breaks, initial, keep = sequence
+    operands = operands_of(cell, cast(params, hidden_of(state).dtype), keep)
+    return scan_cell(cell, operands, inputs, state, breaks, initial, reverse)
+
+
+def both_ways(
+    run: Callable[..., tuple[Array, State]], layer: Layer, params: Params, sequence: Sequence, reverse: bool
 ) -> tuple[Array, State]:
-    """The hidden states of one layer over time, by a plain `lax.scan`: see `jaxrnn.unroll`, of which it is the twin."""
-    params, inputs, state, breaks, initial = check_unroll(cell, params, inputs, state, mask, reset)
-    return scan_cell(cell, cell.prepare(params), inputs, state, breaks, initial, reverse)
-
-
-def check_unroll(
-    cell: Cell, params: Params, inputs: Any, state: State | None, mask: Any, reset: Any
-) -> tuple[Params, Array, State, Breaks, State | None]:
-    """The arguments of `unroll`, checked, in one dtype, with a state where none was given."""
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell must be a jaxrnn.Cell, got {cell if isinstance(cell, type) else type(cell).__name__}")
-    check_params(cell, params)
-    inputs, breaks = check_sequence(inputs, cell.inputs, mask, reset)
-    dtype, batch = float_dtype(params, inputs), batch_shape(inputs)
-    state = check_state(cell, state, batch, dtype)
-    return cast(params, dtype), cast(inputs, dtype), state, breaks, initial_of(cell, breaks, batch, dtype)
+    """`run(cell, params, sequence, reverse)` of the layer: once for a cell, once in each direction for two."""
+    if isinstance(layer, Cell):
+        return run(layer, params, sequence, reverse)
+    inputs, state, breaks, initial, keep = sequence
+    initial, keep = initial or (None, None), keep or (None, None)
+    back = breaks._replace(reset=backward_reset(breaks.reset))
+    forward, last = run(layer.forward, params.forward, Sequence(inputs, state[0], breaks, initial[0], keep[0]), False)
+    backward, first = run(layer.backward, params.backward, Sequence(inputs, state[1], back, initial[1], keep[1]), True)
+    return layer.join(forward, backward), (last, first)
 
 
 def check_sequence(inputs: Any, size: int, mask: Any, reset: Any) -> tuple[Array, Breaks]:
@@ -102,25 +113,32 @@ def check_sequence(inputs: Any, size: int, mask: Any, reset: Any) -> tuple[Array
     return inputs, breaks
 
 
-def initial_of(cell: Cell, breaks: Breaks, batch: tuple[int, ...], dtype: Any) -> State | None:
-    """The state that resets begin from, if there are any."""
-    return None if breaks.reset is None else cell.initial_state(batch, dtype)
+def check_params(layer: Layer, params: Params, name: str = "params") -> None:
+    """Raise unless the parameters are such as the layer makes."""
+    check_like(name, params, _shapes(layer), f"they must come from the init of {layer}")
 
 
-def check_params(cell: Cell, params: Params, name: str = "params") -> None:
-    """Raise unless the parameters are such as the cell makes."""
-    check_like(name, params, _shapes(cell), f"they must come from the init of {cell}")
-
-
-def check_state(cell: Cell, state: State | None, batch: tuple[int, ...], dtype: Any, name: str = "state") -> State:
-    """The state in a dtype, the initial one where none is given; raise unless it is such as the cell makes."""
+def check_state(
+    layer: Layer, state: State | None, initial: State | None, batch: tuple[int, ...], dtype: Any, name: str = "state"
+) -> State:
+    """The state in a dtype, the initial one where none is given; raise unless it is such as the layer makes."""
     if state is None:
-        return cell.initial_state(batch, dtype)
-    expected = jax.eval_shape(functools.partial(cell.initial_state, batch, dtype))
+        return layer.initial_state(batch, dtype) if initial is None else initial
+    expected = jax.eval_shape(functools.partial(layer.initial_state, batch, dtype))
     check_like(name, state, expected, f"there must be one for each of the batch {batch} of the inputs")
     return cast(state, dtype)
 
 
+def check_keep(layer: Layer, keep: Any, batch: tuple[int, ...], dtype: Any) -> Any:
+    """What recurrent dropout leaves of the hidden state, in a dtype; a pair of them for a bidirectional layer."""
+    if keep is None:
+        return None
+    one = jax.ShapeDtypeStruct((*batch, layer.hidden), dtype)
+    expected = one if isinstance(layer, Cell) else (one, one)
+    check_like("keep", keep, expected, "there must be one per unit for each of the batch, the same at every step")
+    return cast(keep, dtype)
+
+
 @functools.lru_cache(maxsize=256)
-def _shapes(cell: Cell) -> Params:
-    return jax.eval_shape(cell.init, jax.random.key(0))
+def _shapes(layer: Layer) -> Params:
+    return jax.eval_shape(layer.init, jax.random.key(0))

@@ -16,7 +16,8 @@ import optax
 
 from jaxrnn.arguments import Array, check_choice
 from jaxrnn.cell import State
-from jaxrnn.network import Network, NetworkParams, value_and_grad
+from jaxrnn.gradient import value_and_grad
+from jaxrnn.network import Network, NetworkParams
 
 
 class TrainState(NamedTuple):
@@ -107,7 +108,10 @@ def make_step(
     def step(train: TrainState, inputs: Array, targets: Array, fresh: Any) -> tuple[TrainState, dict[str, Array]]:
         batch = jax.tree.leaves(train.state)[0].shape[:-1]
         state = jax.tree.map(lambda s, s_0: jnp.where(fresh, s_0, s), train.state, net.initial_state(batch))
-        (loss, final), grads = loss_and_gradient(train.params, inputs, targets, None, state)
+        # A learned s_0 gets its gradient through a reset; where none is learned, the loops need not look for one.
+        reset = jnp.zeros((inputs.shape[0], *batch), bool).at[0].set(fresh) if net.learn_state else None
+        key = jax.random.fold_in(train.key, train.step)
+        (loss, final), grads = loss_and_gradient(train.params, inputs, targets, None, state, None, reset, key)
         updates, optimizer_state = optimizer.update(grads, train.optimizer_state, train.params)
         params = optax.apply_updates(train.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}

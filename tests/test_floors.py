@@ -15,11 +15,12 @@ PACKAGE = pathlib.Path(jaxrnn.__file__).parent
 # Bottom first; a file stands on the first floor that names it. The ground floor has a cellar that it stands on itself.
 FLOORS = [
     ("0, cellar", ["arguments"]),
-    ("0", ["affine", "losses", "initializers", "cell"]),
-    ("1", ["cells.*", "cells", "readout", "breaks"]),
+    ("0", ["affine", "losses", "initializers", "cell", "dropout", "forward_mode"]),
+    ("1", ["cells.*", "cells", "readout", "breaks", "bidirectional"]),
     ("2", ["scan", "segments"]),
     ("3", ["bptt"]),
-    ("4", ["network"]),
+    ("4, forward", ["network"]),
+    ("4, backward", ["gradient"]),
     ("5", ["flow", "online"]),
     ("6", ["check", "train", "shard", "tasks.*", "tasks", "runs"]),
     ("7", ["plots", "experiment"]),

@@ -46,7 +46,7 @@ class LeakyByHand(Leaky):
         delta = slope * adjoint
         return (1 - self.rate) * adjoint + delta @ params.W, delta
 
-    def weight_grads(self, params, x, s, deltas):
+    def weight_grads(self, params, operands, x, s, deltas):
         return Params(over_columns(deltas, x, self.inputs), outer(deltas, s))
 
     def input_grads(self, params, x, s, deltas):
@@ -86,7 +86,7 @@ class GliderByHand(Glider):
         delta = slope * C
         return Gliding(delta @ params.W, self.rate * C), delta
 
-    def weight_grads(self, params, x, state, deltas):
+    def weight_grads(self, params, operands, x, state, deltas):
         return Params(over_columns(deltas, x, self.inputs), outer(deltas, state.h))
 
     def input_grads(self, params, x, state, deltas):

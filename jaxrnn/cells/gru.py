@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
 from jaxrnn.arguments import Array, check_scale
 from jaxrnn.cell import Cell
+from jaxrnn.dropout import scale
 
 
 class GRUParams(NamedTuple):
@@ -31,6 +32,7 @@ class GRUOperands(NamedTuple):
     W: Array  # [3H, H]
     b: Array | None  # [3H]
     d: Array | None  # [H]
+    keep: Array | None = None  # [*batch, H], what recurrent dropout leaves of s_{t-1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,10 @@ class GRU(Cell):
         """U^T and W^T laid out once, outside the loops."""
         return GRUOperands(params.U.T, params.W.T, params.W, params.b, params.d)
 
+    def with_dropout(self, operands: GRUOperands, keep: Array) -> GRUOperands:
+        """W (keep * s_{t-1}) in the place of W s_{t-1}."""
+        return operands._replace(keep=keep)
+
     def project(self, operands: GRUOperands, inputs: Array) -> Array:
         """U x_t + b, [K, *batch, 3H]."""
         return affine(operands.U_T, operands.b, inputs)
@@ -102,7 +108,7 @@ class GRU(Cell):
     def advance(self, operands: GRUOperands, state: Array, projected: Array) -> tuple[Array, tuple[Array, ...]]:
         """s_t, and the gates r_t, z_t, n_t and q_t for the reverse pass."""
         H = self.hidden
-        product = state @ operands.W_T  # [*batch, 3H]
+        product = scale(state, operands.keep) @ operands.W_T  # [*batch, 3H]
         gates = jax.nn.sigmoid(product[..., : 2 * H] + projected[..., : 2 * H])
         r, z = gates[..., :H], gates[..., H:]
         q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
@@ -124,13 +130,15 @@ class GRU(Cell):
         """The deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
         z, factors, through_n = local
         delta = jnp.tile(adjoint, 3) * factors  # [*batch, 3H]
-        return adjoint * z + delta @ operands.W, (delta, adjoint * through_n)
+        return adjoint * z + scale(delta @ operands.W, operands.keep), (delta, adjoint * through_n)
 
-    def weight_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Any) -> GRUParams:
+    def weight_grads(
+        self, params: GRUParams, operands: GRUOperands, inputs: Array, previous: Array, deltas: Any
+    ) -> GRUParams:
         """dE/dU, dE/dW, dE/db, dE/dd: sums of outer products over the segment, so one GEMM each."""
         delta, _ = deltas
         dU, db = affine_weight_grads(self.inputs, self.bias, inputs, self._of_inputs(deltas))
-        dW, _ = affine_weight_grads(self.hidden, False, previous, delta)
+        dW, _ = affine_weight_grads(self.hidden, False, scale(previous, operands.keep), delta)
         dd = delta[..., 2 * self.hidden :].reshape(-1, self.hidden).sum(0) if self.bias else None
         return GRUParams(dU, dW, db, dd)
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
 from jaxrnn.arguments import Array, check_scale
 from jaxrnn.cell import Cell
+from jaxrnn.dropout import scale
 
 
 class LSTMParams(NamedTuple):
@@ -29,6 +30,7 @@ class LSTMOperands(NamedTuple):
     W_T: Array  # [H, 4H]
     W: Array  # [4H, H]
     b: Array | None  # [4H]
+    keep: Array | None = None  # [*batch, H], what recurrent dropout leaves of s_{t-1}
 
 
 class LSTMState(NamedTuple):
@@ -105,6 +107,10 @@ class LSTM(Cell):
         """U^T and W^T laid out once, outside the loops."""
         return LSTMOperands(params.U.T, params.W.T, params.W, params.b)
 
+    def with_dropout(self, operands: LSTMOperands, keep: Array) -> LSTMOperands:
+        """W (keep * s_{t-1}) in the place of W s_{t-1}."""
+        return operands._replace(keep=keep)
+
     def project(self, operands: LSTMOperands, inputs: Array) -> Array:
         """U x_t + b, [K, *batch, 4H]."""
         return affine(operands.U_T, operands.b, inputs)
@@ -113,7 +119,7 @@ class LSTM(Cell):
         self, operands: LSTMOperands, state: LSTMState, projected: Array
     ) -> tuple[LSTMState, tuple[Array, ...]]:
         """s_t and m_t, and the gates i_t, f_t, g_t, o_t for the reverse pass."""
-        i, f, g, o = jnp.split(state.s @ operands.W_T + projected, 4, -1)  # [*batch, H] each
+        i, f, g, o = jnp.split(scale(state.s, operands.keep) @ operands.W_T + projected, 4, -1)  # [*batch, H] each
         i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
         m = f * state.m + i * g
         return LSTMState(o * jnp.tanh(m), m), (i, f, g, o)
@@ -136,12 +142,14 @@ class LSTM(Cell):
         f, to_memory, of_memory, of_output = local
         dm = adjoint.m + adjoint.s * to_memory  # [*batch, H]
         delta = jnp.concatenate([jnp.tile(dm, 3) * of_memory, adjoint.s * of_output], -1)  # [*batch, 4H]
-        return LSTMState(delta @ operands.W, dm * f), delta
+        return LSTMState(scale(delta @ operands.W, operands.keep), dm * f), delta
 
-    def weight_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:
+    def weight_grads(
+        self, params: LSTMParams, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array
+    ) -> LSTMParams:
         """dE/dU, dE/dW, dE/db: sums of outer products over the segment, so one GEMM each."""
         dU, db = affine_weight_grads(self.inputs, self.bias, inputs, deltas)
-        dW, _ = affine_weight_grads(self.hidden, False, previous.s, deltas)
+        dW, _ = affine_weight_grads(self.hidden, False, scale(previous.s, operands.keep), deltas)
         return LSTMParams(dU, dW, db)
 
     def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
