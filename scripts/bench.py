@@ -1,6 +1,7 @@
 """Loss and gradient by hand against autodiff of two plain scans: time, memory, compile time, over a grid of shapes.
 
-    python scripts/bench.py                    # all shapes, about five minutes on two cores
+    python scripts/bench.py                    # Elman, all shapes, about five minutes on two cores
+    python scripts/bench.py --cell lstm        # another cell, at its own shapes
     python scripts/bench.py --shapes 1 3       # two of them
     python scripts/bench.py --out results      # where table.csv and ratios.png go
 
@@ -14,8 +15,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import pathlib
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -38,6 +42,7 @@ class Shape(NamedTuple):
     layers: int = 1
 
 
+GATED_SHAPES = (Shape(100, 32, 64, 128, 65), Shape(128, 64, 128, 256, 128))
 SHAPES = (
     Shape(100, 32, 64, 128, 65),
     Shape(128, 64, 128, 512, 128),
@@ -52,15 +57,19 @@ SHAPES = (
 )
 
 
+CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
+
+
 def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
     """The scan that most people write: U x_t inside the loop."""
-    for p in params.layers:
+    for cell, p in zip(net.layers, params.layers, strict=True):
 
-        def step(s: jax.Array, x: jax.Array, p: Any = p) -> tuple[jax.Array, jax.Array]:
-            s = jnp.tanh(s @ p.W.T + x @ p.U.T + p.b)
-            return s, s
+        def step(state: Any, x: jax.Array, cell: Any = cell, p: Any = p) -> tuple[Any, jax.Array]:
+            operands = cell.prepare(p)
+            state = cell.step(operands, state, cell.project(operands, x))
+            return state, jax.tree.leaves(state)[0]
 
-        _, inputs = lax.scan(step, jnp.zeros((inputs.shape[1], p.W.shape[0])), inputs)
+        _, inputs = lax.scan(step, cell.initial_state(inputs.shape[1:2]), inputs)
     outputs = inputs @ params.readout.V.T + params.readout.c
     return jnp.mean(net.objective(outputs, targets))
 
@@ -73,28 +82,31 @@ class Result(NamedTuple):
     compile_seconds: float
 
 
-def problem(shape: Shape) -> tuple[jaxrnn.Network, tuple]:
+def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
     """A network of the shape and random arguments for its loss."""
-    layers = [jaxrnn.Elman(shape.D if i == 0 else shape.H, shape.H) for i in range(shape.layers)]
+    layers = [CELLS[cell](shape.D if i == 0 else shape.H, shape.H) for i in range(shape.layers)]
     net = jaxrnn.Network(tuple(layers), jaxrnn.Readout(shape.H, shape.V), jaxrnn.softmax_cross_entropy)
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = jax.random.split(jax.random.key(0), 4)
     inputs = jax.random.normal(keys[1], (shape.T, shape.B, shape.D))
     targets = jax.random.randint(keys[2], (shape.T, shape.B), 0, shape.V)
-    return net, (net.init(keys[0]), inputs, targets)
+    mask = jaxrnn.lengths_to_mask(jax.random.randint(keys[3], (shape.B,), shape.T // 2, shape.T + 1), shape.T)
+    return net, (net.init(keys[0]), inputs, targets, None, None, mask)
 
 
 def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
-    """What is compared, each `(params, inputs, targets) -> (loss, grads)`."""
+    """What is compared, each `(params, inputs, targets) -> (loss, grads)`, but for the masked run, which takes all."""
     return {
         "by hand": jaxrnn.value_and_grad(net),
+        "masked": jaxrnn.value_and_grad(net),
         "autodiff": jax.value_and_grad(lambda *arguments: plain_loss(net, *arguments)),
         "autodiff, hoisted": jax.value_and_grad(net.loss),
     }
 
 
-def flops(shape: Shape) -> int:
+def flops(cell: str, shape: Shape) -> int:
     """Of the matrix products alone: one forward and two backward for each weight, but none to the lowest inputs."""
-    weights = 3 * shape.H * ((2 * shape.layers - 1) * shape.H + shape.V) + 2 * shape.D * shape.H
+    rows = {"elman": 1, "gru": 3, "lstm": 4}[cell] * shape.H
+    weights = rows * (3 * (2 * shape.layers - 1) * shape.H + 2 * shape.D) + 3 * shape.H * shape.V
     return 2 * shape.T * shape.B * weights
 
 
@@ -124,35 +136,46 @@ def compile_best(function: Callable, arguments: tuple, repeats: int = 3) -> tupl
     return compiled, min(times)
 
 
-def measure(shape: Shape, budget: float) -> dict[str, Result]:
+def measure(cell: str, shape: Shape, budget: float) -> dict[str, Result]:
     """Every contender at one shape, alternating until `budget` seconds are spent."""
-    net, arguments = problem(shape)
+    net, everything = problem(cell, shape)
     compiled, results = {}, {}
     for name, function in contenders(net).items():
-        compiled[name], compile_seconds = compile_best(function, arguments)
-        memory = compiled[name].memory_analysis()
+        arguments = everything if name == "masked" else everything[:3]
+        program, compile_seconds = compile_best(function, arguments)
+        memory = program.memory_analysis()
         results[name] = Result([], memory.temp_size_in_bytes if memory else 0, compile_seconds)
-        seconds(compiled[name], arguments)
+        compiled[name] = program, arguments
+        seconds(program, arguments)
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(results["by hand"].seconds) < 9:
-        for name, function in compiled.items():
+        for name, (function, arguments) in compiled.items():
             seconds(function, arguments)
             results[name].seconds.append(sum(seconds(function, arguments) for _ in range(2)) / 2)
     return results
 
 
-def compare(shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
+def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
+    """What torch's own layer takes, in a process of its own; nothing where there is no torch."""
+    if importlib.util.find_spec("torch") is None:
+        return ""
+    script = pathlib.Path(__file__).with_name("bench_torch.py")
+    command = [sys.executable, str(script), cell, *map(str, shape), "--seconds", str(budget)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
     """One row of the table: by hand against the better of the two plain scans."""
-    hand = results.pop("by hand")
+    hand, masked = results.pop("by hand"), results.pop("masked")
     name, plain = min(results.items(), key=lambda item: statistics.median(item[1].seconds))
-    ratio = statistics.median(b / a for a, b in zip(hand.seconds, plain.seconds, strict=True))
     return {
         "T,B,D,H,V": ",".join(map(str, shape[:5])) + (f" x{shape.layers}" if shape.layers > 1 else ""),
-        "floor ms": round(flops(shape) / rate * 1e3, 2),
+        "floor ms": round(flops(cell, shape) / rate * 1e3, 2),
         "by hand ms": round(statistics.median(hand.seconds) * 1e3, 2),
         "autodiff ms": round(statistics.median(plain.seconds) * 1e3, 2),
         "better scan": name,
-        "ratio": round(ratio, 2),
+        "ratio": round(ratio(plain, hand), 2),
+        "masked / by hand": round(ratio(masked, hand), 2),
         "by hand MB": round(hand.temp_bytes / 2**20, 1),
         "autodiff MB": round(min(r.temp_bytes for r in results.values()) / 2**20, 1),
         "by hand compile s": round(hand.compile_seconds, 2),
@@ -160,7 +183,12 @@ def compare(shape: Shape, results: dict[str, Result], rate: float) -> dict[str, 
     }
 
 
-def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
+def ratio(a: Result, b: Result) -> float:
+    """How much longer a takes than b: the median over neighbouring turns."""
+    return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
+
+
+def draw(cell: str, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
     """Two panels of bars: how many times faster, and how much of the memory."""
     import matplotlib.pyplot as plt
 
@@ -179,23 +207,27 @@ def draw(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()
     axes[0].set_ylabel("T, B, D, H, V")
-    figure.suptitle("Loss and gradient of an Elman network: BPTT by hand against the better plain scan", fontsize=12)
+    name = CELLS[cell].__name__
+    figure.suptitle(f"Loss and gradient, {name} network: BPTT by hand against the better plain scan", fontsize=12)
     figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     """Measure, print, and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", choices=CELLS, default="elman")
     parser.add_argument("--shapes", type=int, nargs="*", help="numbers of shapes, from 1; all by default")
     parser.add_argument("--seconds", type=float, default=15.0, help="time to spend on each shape")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench"), help="where the results go")
     options = parser.parse_args()
     rate = product_flops_per_second()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; one large product: {rate / 1e9:.0f} Gflop/s")
-    rows = []
-    for number in options.shapes or range(1, len(SHAPES) + 1):
-        shape = SHAPES[number - 1]
-        rows.append(compare(shape, measure(shape, options.seconds), rate))
+    rows: list[dict[str, Any]] = []
+    shapes = SHAPES if options.cell == "elman" else GATED_SHAPES
+    for number in options.shapes or range(1, len(shapes) + 1):
+        shape = shapes[number - 1]
+        rows.append(compare(options.cell, shape, measure(options.cell, shape, options.seconds), rate))
+        rows[-1]["torch ms"] = torch_milliseconds(options.cell, shape, options.seconds)
         if len(rows) == 1:
             print(" | ".join(rows[0]))
         print(" | ".join(str(value) for value in rows[-1].values()), flush=True)
@@ -206,7 +238,7 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
         writer.writerows(rows)
-    draw(rows, options.out / "ratios.png")
+    draw(options.cell, rows, options.out / "ratios.png")
     print(f"saved {options.out / 'table.csv'} and {options.out / 'ratios.png'}")
 
 

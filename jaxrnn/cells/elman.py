@@ -13,6 +13,7 @@ from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
 from jaxrnn.arguments import Array, check_choice, check_scale
 from jaxrnn.cell import Cell
 from jaxrnn.dropout import scale
+from jaxrnn.initializers import RECURRENT, recurrent
 
 
 class ElmanParams(NamedTuple):
@@ -46,7 +47,7 @@ class Elman(Cell):
     The ds_t/dW = delta_t s_{t-1}^T in these sums is the immediate derivative, s_{t-1} held constant; to differentiate
     through s_{t-1} there as well would count the recursion twice.
 
-    W starts as an orthogonal matrix times `recurrent_scale`, b at zero, the entries of U with a standard deviation of
+    W starts as `recurrent_initializer` says, b at zero, the entries of U with a standard deviation of
     `input_scale` / sqrt(D). Tokens want an `input_scale` of sqrt(D) to 2 sqrt(D): one term is all that is left of the
     sum U x_t, and small columns learn slowly (1.59 nats instead of 1.87 on tiny Shakespeare, H = 512, 1,500 steps).
 
@@ -59,10 +60,12 @@ class Elman(Cell):
         activation: "tanh" or "relu".
         bias: whether there is a b.
         input_scale: standard deviation of the fresh U x_t, for inputs of variance one.
-        recurrent_scale: modulus of the eigenvalues of the fresh W.
+        recurrent_scale: modulus of the largest eigenvalue of the fresh W.
+        recurrent_initializer: "orthogonal"; "identity", which with "relu" is the IRNN of Le et al. 2015; or "normal",
+            rescaled to its spectral radius. See `jaxrnn.initializers.recurrent`.
 
     Raises:
-        ValueError: a size below 1, an unknown activation, a scale that is negative or not finite.
+        ValueError: a size below 1, an unknown activation or initializer, a scale that is negative or not finite.
         TypeError: a size that is not an int.
 
     Source: Elman (1990), "Finding structure in time"; the gradients are those of Werbos (1990), "Backpropagation
@@ -78,9 +81,11 @@ class Elman(Cell):
     bias: bool = True
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
+    recurrent_initializer: str = "orthogonal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("recurrent_initializer", self.recurrent_initializer, RECURRENT)
         check_choice("activation", self.activation, ("tanh", "relu"))
         check_scale("input_scale", self.input_scale)
         check_scale("recurrent_scale", self.recurrent_scale)
@@ -89,10 +94,9 @@ class Elman(Cell):
         """Fresh parameters: U [H, D], W [H, H], b [H]."""
         key_U, key_W = jax.random.split(key)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
-        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
         return ElmanParams(
             U=normal(key_U, (self.hidden, self.inputs), dtype),
-            W=orthogonal(key_W, (self.hidden, self.hidden), dtype),
+            W=recurrent(self.recurrent_initializer, self.recurrent_scale, key_W, self.hidden, dtype),
             b=jnp.zeros(self.hidden, dtype) if self.bias else None,
         )
 

@@ -1,0 +1,56 @@
+"""Fresh recurrent matrices, of those that `jax.nn.initializers` lacks: functions of key, shape and dtype, as there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn.arguments import Array, check_choice
+
+RECURRENT = ("orthogonal", "identity", "normal")
+SQUARINGS = 30
+
+
+def recurrent(kind: str, scale: float, key: Array, size: int, dtype: Any) -> Array:
+    """A fresh W [H, H] whose eigenvalue of largest modulus has the modulus `scale`.
+
+    "orthogonal": every eigenvalue has that modulus, so nothing that W carries shrinks or grows faster than the rest.
+    "identity": `scale` times the identity, for relu units (Le, Jaitly & Hinton 2015, "A simple way to initialize
+        recurrent networks of rectified linear units").
+    "normal": independent normal entries, rescaled to the spectral radius `scale`, as in echo state networks (Jaeger
+        2001, "The echo state approach to analysing and training recurrent neural networks").
+    """
+    check_choice("kind", kind, RECURRENT)
+    if kind == "identity":
+        return scale * jnp.eye(size, dtype=dtype)
+    if kind == "orthogonal":
+        return jax.nn.initializers.orthogonal(scale)(key, (size, size), dtype)
+    W = jax.random.normal(key, (size, size), jnp.promote_types(dtype, jnp.float32))
+    return (scale / spectral_radius(W) * W).astype(dtype)
+
+
+def spectral_radius(W: Array) -> Array:
+    """The largest modulus of an eigenvalue of W [H, H].
+
+        rho(W) = lim ||W^k||^(1/k),  k = 2^SQUARINGS, by repeated squaring
+
+    Products only, because eigenvalues of a matrix that is not symmetric are not to be had on every accelerator.
+
+    Source: Gelfand's formula.
+
+    >>> import jax.numpy as jnp, jaxrnn.initializers
+    >>> round(float(jaxrnn.initializers.spectral_radius(jnp.array([[0.0, 2.0], [-0.5, 0.0]]))), 5)  # eigenvalues +-i
+    1.0
+    """
+
+    def square(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        A, log_radius = carry  # A is W^(2^j), divided by its norm
+        A = jnp.matmul(A, A, precision=lax.Precision.HIGHEST)
+        norm = jnp.linalg.norm(A)
+        return A / norm, log_radius + jnp.log(norm) * 0.5 ** (j + 1)
+
+    norm = jnp.linalg.norm(W)
+    return jnp.exp(lax.fori_loop(0, SQUARINGS, square, (W / norm, jnp.log(norm)))[1])
