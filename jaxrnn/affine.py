@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxrnn.arguments import Array, accumulation_dtype, is_integer
 
@@ -44,19 +45,30 @@ def _columns(U_T: Array, tokens: Array) -> Array:
     return jnp.take(U_T, tokens, axis=0, mode="fill")  # [..., H]
 
 
-def affine_weight_grads(size: int, bias: bool, inputs: Array, delta: Array) -> tuple[Array, Array | None]:
-    """dE/dU [H, D] and dE/db [H], summed over every axis but the last of delta [..., H]; `size` is D.
+def columns(delta: Array) -> Array:
+    """Every delta_t of a segment as a column, [H, K * B], for the products that sum over the columns.
 
-    The sums are taken, and given, in float32 at least.
+    Laid out anew once, and kept from being folded back into them: XLA's products on a CPU take up to twice as long
+    where they have to read both factors against the grain (K B = 3200 rows, 4H = 512: dW and dU 4.2 ms, and 1.9 ms
+    with the copy included).
     """
-    H, dtype = delta.shape[-1], accumulation_dtype(delta.dtype)
-    rows = delta.reshape(-1, H)  # [K * B, H]
-    db = rows.sum(0, dtype=dtype) if bias else None
-    if is_integer(inputs) and size > ONE_HOT_TOKENS:
-        return jnp.zeros((size, H), dtype).at[inputs.reshape(-1)].add(rows.astype(dtype)).T, db
-    if is_integer(inputs):
-        inputs = jax.nn.one_hot(inputs, size, dtype=delta.dtype)
-    return jnp.matmul(rows.T, inputs.reshape(-1, size), preferred_element_type=dtype), db
+    return lax.optimization_barrier(delta.reshape(-1, delta.shape[-1]).T)
+
+
+def sum_of_outer_products(delta_T: Array, inputs: Array, size: int) -> Array:
+    """sum_t delta_t x_t^T, [H, D], from delta_t as columns [H, K * B]; `size` is D. Summed in float32 at least."""
+    dtype = accumulation_dtype(delta_T.dtype)
+    if not is_integer(inputs):
+        return jnp.matmul(delta_T, inputs.reshape(-1, size), preferred_element_type=dtype)
+    tokens = inputs.reshape(-1)  # [K * B]
+    if size <= ONE_HOT_TOKENS:
+        return jnp.matmul(delta_T, jax.nn.one_hot(tokens, size, dtype=delta_T.dtype), preferred_element_type=dtype)
+    return jnp.zeros((size, delta_T.shape[0]), dtype).at[tokens].add(delta_T.T.astype(dtype)).T
+
+
+def sum_of(delta_T: Array) -> Array:
+    """sum_t delta_t, [H], from delta_t as columns [H, K * B]. Summed in float32 at least."""
+    return delta_T.sum(1, dtype=accumulation_dtype(delta_T.dtype))
 
 
 def affine_input_grads(U: Array, delta: Array) -> Array:

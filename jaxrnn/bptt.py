@@ -126,14 +126,15 @@ def _unroll(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tu
 
 def _unroll_forward(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tuple:
     inputs, state, breaks, initial, keep = sequence
-    operands = scan.operands_of(cell, cast(params, hidden_of(state).dtype), keep)
+    computed = cast(params, hidden_of(state).dtype)
+    operands = scan.operands_of(cell, computed, keep)
 
     def segment(start: State, x: tuple[Array, Breaks]) -> tuple[State, Trace]:
         inputs, breaks = x
         trace, final = scan.trace_cell(cell, operands, inputs, start, breaks, initial, reverse)
         return final, trace
 
-    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(inputs, state))
+    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(cell, computed, inputs, state))
     final, traces = scan_segments(segment, state, xs, reverse)
     hidden = join(each(lambda trace: hidden_of(trace.states), traces))
     return (hidden, final), (params, sequence, traces)
@@ -151,7 +152,7 @@ def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tu
         adjoint, dparams, dx = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
-    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(inputs, state))
+    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(cell, computed, inputs, state))
     xs = each(lambda cut, trace: (*cut, trace), cut, traces)
     carry = zero_grads(params), Adjoint(adjoint, jax.tree.map(jnp.zeros_like, initial))
     (grads, adjoint), dx = scan_segments(segment, carry, xs, reverse=not reverse)
@@ -224,12 +225,26 @@ def _shift(start: Array, states: Array, reverse: bool) -> Array:
     return lax.concatenate(order, 0)
 
 
-def layer_bytes(inputs: int, state: State) -> int:
-    """What a step of one layer occupies in the reverse pass: the inputs' size, states, local derivatives, deltas, g."""
-    state_size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state))
-    return (inputs + 5 * state_size) * hidden_of(state).dtype.itemsize
+def layer_bytes(cell: Cell, params: Params, inputs: Any, state: State) -> int:
+    """What a step of one layer occupies in the reverse pass: inputs, states twice, g, what was kept, factors, deltas.
+
+    Args:
+        cell, params, state: the layer, and its state for the batch; arrays or their shapes.
+        inputs: of a segment, [K, *batch, D] or [K, *batch], or their shape.
+    """
+
+    def reverse_step(params: Params, x: Array, state: State) -> Any:
+        operands = cell.prepare(params)
+        after, kept = cell.advance(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x)))
+        previous, states, kept = jax.tree.map(lambda leaf: leaf[None], (state, after, kept))
+        local = cell.linearize(operands, x, previous, states, kept)
+        return kept, local, cell.step_adjoint(operands, after, jax.tree.map(lambda leaf: leaf[0], local))[1]
+
+    step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    shapes = step, [state] * 3, jax.eval_shape(reverse_step, params, step, state)
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _layer_segment(inputs: Array, state: State) -> int:
+def _layer_segment(cell: Cell, params: Params, inputs: Array, state: State) -> int:
     rows = math.prod(hidden_of(state).shape[:-1])
-    return segment_length("auto", inputs.shape[0], rows, layer_bytes(math.prod(inputs.shape[1:]), state))
+    return segment_length("auto", inputs.shape[0], rows, layer_bytes(cell, params, inputs, state))

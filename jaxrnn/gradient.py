@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn import scan
-from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_float, is_integer
+from jaxrnn.arguments import Array, cast, cast_like, check_float
 from jaxrnn.bptt import Unrolled, layer_bytes, reverse_segment, zero_grads
 from jaxrnn.breaks import Adjoint, blank
 from jaxrnn.cell import State, add_to_hidden, hidden_of
@@ -133,7 +133,7 @@ class _Loss:
         outputs = self.net.readout.apply(self.params, hidden)
         errors, e = blank(there, value_and_gradient(self.net.objective, outputs, targets))
         g, grads = self.net.readout.adjoint(self.params, hidden, weights[..., None] * e)
-        return jnp.sum(weights * errors, dtype=accumulation_dtype(errors.dtype)), g, grads
+        return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
 
     def zeros(self) -> tuple[Array, ReadoutParams]:
         """The loss and the readout's gradients, before the first segment."""
@@ -154,7 +154,7 @@ def _segment_by_segment(
     """The loss, the final state, and the gradients: every segment is taken through all layers before the next."""
     (state, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
     stack = _Stack(net, params, run, initial, None if net.last_step else loss)
-    steps, K = run.steps[0], _segment(net, segment, run, state)
+    steps, K = run.steps[0], _segment(net, segment, run, stack.layers, state)
     cut = split((run.inputs, run.breaks, run.kept.between), steps, K)
     final, traces = scan_segments(stack.forward, state, cut)
     E, readout = loss.zeros()
@@ -241,17 +241,19 @@ def _layer_by_layer(
     if net.last_step:
         (E, readout_grads), g = readout(loss.zeros(), (top, *loss.steps))
     else:
-        steps, K = run.steps[0], _segment(net, segment, run, ())
+        steps, K = run.steps[0], _segment(net, segment, run, (), ())
         carry, cut = scan_segments(readout, loss.zeros(), split((top, *loss.steps), steps, K))
         (E, readout_grads), g = carry, join(cut)
     (grads,) = pullback(g)
     return E, final, grads._replace(readout=readout_grads)
 
 
-def _segment(net: Network, segment: int | str, run: Run, state: tuple[State, ...]) -> int:
-    """K from what one step of the layers with these states, the logits and their gradient occupy."""
-    rows = math.prod(run.steps[1:])
-    features = [1 if is_integer(run.inputs) else net.layers[0].inputs, *(layer.inputs for layer in net.layers[1:])]
-    layers = sum(layer_bytes(rows * D, start) for D, start in zip(features, state, strict=False))
-    logits = 0 if net.last_step else 2 * rows * net.readout.outputs * run.dtype.itemsize
-    return segment_length(segment, run.steps[0], rows, max(layers + logits, 1))
+def _segment(net: Network, segment: int | str, run: Run, layers: tuple[Unrolled, ...], state: tuple) -> int:
+    """K from what one step of these layers, the logits and their gradient occupy."""
+    batch, step_bytes = run.steps[1:], 0
+    fed: Any = run.inputs
+    for layer, start in zip(layers, state, strict=True):
+        step_bytes += layer_bytes(layer.cell, layer.params, fed, start)
+        fed = jax.ShapeDtypeStruct((1, *batch, layer.cell.outputs), run.dtype)
+    logits = 0 if net.last_step else 2 * math.prod(batch) * net.readout.outputs * run.dtype.itemsize
+    return segment_length(segment, run.steps[0], math.prod(batch), max(step_bytes + logits, 1))

@@ -271,6 +271,7 @@ def check_targets(net: Network, run: Run, targets: Any, weights: Any) -> tuple[A
         raise ValueError(f"targets must begin with {steps}, as what is not masked does, got shape {targets.shape}")
     targets = blank(there, targets)
     dtype = accumulation_dtype(run.dtype)
+    targets = cast(targets, dtype) if jnp.issubdtype(targets.dtype, jnp.floating) else targets
     _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
     return targets, _loss_weights(weights, steps, there, dtype), there
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.affine import affine, affine_input_grads, sum_of, sum_of_outer_products
 from jaxrnn.arguments import Array, accumulation_dtype, check_positive
 
 
@@ -63,4 +63,6 @@ class Readout:
     def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
         """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
         e = e.astype(hidden.dtype)
-        return affine_input_grads(params.V, e), ReadoutParams(*affine_weight_grads(self.hidden, self.bias, hidden, e))
+        e_T = e.reshape(-1, self.outputs).T  # [V, K * B]; laid out anew it would gain nothing, and lose at large V
+        dV = sum_of_outer_products(e_T, hidden, self.hidden)
+        return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e_T) if self.bias else None)

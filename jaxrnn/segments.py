@@ -60,7 +60,7 @@ def scan_segments(
 # touches stays near (T,B,D,H,V = 128,64,128,512,128, 96 MB as a whole: K = 128, 32, 8 take 88, 74, 61 ms); a sequence
 # that fits in L3 gains nothing from being cut (64,32,65,512,65, 22 MB: K = 64, 16, 4 take 13.6, 14.4, 18.3 ms).
 CACHE_BYTES = 8 * 2**20
-WHOLE_BYTES = 32 * 2**20
+WHOLE_BYTES = 24 * 2**20
 # Below this many rows (K B) a segment's weight products spend more on reading and writing gradients than on arithmetic.
 ROWS = 256
 

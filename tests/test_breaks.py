@@ -28,11 +28,14 @@ class Data:
     layers: int = 1
     tokens: bool = False
     breaks: str = "both"
+    both_ways: bool = False
 
     def __post_init__(self):
         random = np.random.default_rng(5)
-        cells = tuple(self.Cell(D if i == 0 else H, H) for i in range(self.layers))
-        self.net = jaxrnn.Network(cells, jaxrnn.Readout(H, V), jaxrnn.softmax_cross_entropy)
+        width = 2 * H if self.both_ways else H
+        cells = [self.Cell(D if i == 0 else width, H) for i in range(self.layers)]
+        layers = [jaxrnn.Bidirectional(cell, cell) for cell in cells] if self.both_ways else cells
+        self.net = jaxrnn.Network(tuple(layers), jaxrnn.Readout(width, V), jaxrnn.softmax_cross_entropy)
         shapes = jax.eval_shape(self.net.init, jax.random.key(0))
         self.params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / 2), shapes)
         self.inputs = jnp.asarray(random.integers(0, D, (T, B)) if self.tokens else random.normal(size=(T, B, D)))
@@ -73,10 +76,11 @@ class Data:
 
 @pytest.mark.parametrize("tokens", [False, True], ids=["floats", "tokens"])
 @pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("both_ways", [False, True], ids=["forward", "both ways"])
 @pytest.mark.parametrize("breaks", BREAKS)
 @pytest.mark.parametrize("Cell", CELLS)
-def test_value_and_grad_equals_autodiff(Cell, breaks, layers, tokens):
-    data = Data(Cell, layers, tokens, breaks)
+def test_value_and_grad_equals_autodiff(Cell, breaks, both_ways, layers, tokens):
+    data = Data(Cell, layers, tokens, breaks, both_ways)
     truth = jax.jit(jax.value_and_grad(lambda *a: data.net.loss(*a, return_state=True), has_aux=True))
     by_hand = jax.jit(jaxrnn.value_and_grad(data.net, 4, return_state=True))
     assert relative_error(by_hand(*data.arguments()), truth(*data.arguments())) <= EXACT

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, affine_weight_grads
+from jaxrnn.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
 from jaxrnn.arguments import Array, check_choice, check_scale
 from jaxrnn.cell import Cell
 from jaxrnn.dropout import scale
@@ -130,11 +130,14 @@ class Elman(Cell):
     def weight_grads(
         self, params: ElmanParams, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array
     ) -> ElmanParams:
-        """dE/dU, dE/dW, dE/db: sums of outer products over the segment, so one GEMM each."""
-        dU, db = affine_weight_grads(self.inputs, self.bias, inputs, deltas)
+        """dE/dU, dE/dW, dE/db: sums over the segment, so one GEMM each."""
         previous = scale(previous, operands.keep)
-        dW, _ = affine_weight_grads(self.hidden, False, previous, deltas)
-        return ElmanParams(dU, dW, db)
+        delta_T = columns(deltas)  # [H, K * B]
+        return ElmanParams(
+            U=sum_of_outer_products(delta_T, inputs, self.inputs),
+            W=sum_of_outer_products(delta_T, previous, self.hidden),
+            b=sum_of(delta_T) if self.bias else None,
+        )
 
     def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
         """dE/dx_t = U^T delta_t, [K, *batch, D]."""
