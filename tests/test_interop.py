@@ -16,6 +16,8 @@ from oracles import relative_error
 import jaxrnn
 from jaxrnn import interop
 from jaxrnn.bidirectional import Layer
+from jaxrnn.interop.keras import KERAS
+from jaxrnn.interop.layers import GATES
 
 T, B, D, H = 6, 4, 3, 5
 LENGTHS = np.array([4, 6, 1, 3])
@@ -315,7 +317,7 @@ def test_arrays_are_copies() -> None:
 
 def constants(kind: str, inputs: int, units: int, bias: float | None = 0.03, forget: float | None = None) -> list:
     """Kernel .01, recurrent kernel .02, and a bias, in which that of the forget gate may be another."""
-    gates = interop.GATES[interop.KERAS[kind]] * units
+    gates = GATES[KERAS[kind]] * units
     weights = [np.full((inputs, gates), 0.01, np.float32), np.full((units, gates), 0.02, np.float32)]
     if bias is None:
         return weights
@@ -514,7 +516,7 @@ def test_without_safetensors_it_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_nothing_of_other_libraries_is_imported() -> None:
     command = [sys.executable, "-c", "import sys, jaxrnn.interop; print(*sys.modules)"]
-    folder = pathlib.Path(interop.__file__).parents[1]
+    folder = pathlib.Path(interop.__file__).parents[2]
     names = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
     assert "jaxrnn.interop" in names
     assert {"torch", "keras", "tensorflow", "safetensors"}.isdisjoint(names)

@@ -1,0 +1,123 @@
+"""Files of safetensors, which many libraries read and write."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn.interop.layers import as_numpy, check_names, check_shape
+
+DTYPES = {  # as a file of safetensors names them
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8},
+    **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8},
+}
+
+
+def save(path: str | os.PathLike[str], params: Any) -> None:
+    """Write a pytree of arrays to a file of safetensors, which other libraries read as well.
+
+    Names are paths, such as "layers.0.U" and "readout.V" for the parameters of a `jaxrnn.Network`; the arrays of a dict
+    keep the names they have in it, as those of `to_torch` should. A None is left out.
+
+    Args:
+        path: the file; one that is there is overwritten.
+        params: the pytree.
+
+    Raises:
+        TypeError: a leaf that is no array, or of a dtype that a file cannot hold.
+        ValueError: two leaves of one name, or one by the name "__metadata__".
+        ImportError: safetensors is not installed.
+
+    >>> import pathlib, tempfile, jax, jaxrnn, jaxrnn.interop
+    >>> params = jaxrnn.GRU(3, 5).init(jax.random.key(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxrnn.interop.save(pathlib.Path(folder) / "gru.safetensors", params)
+    ...     sorted(jaxrnn.interop.load(pathlib.Path(folder) / "gru.safetensors"))
+    ['U', 'W', 'b', 'd']
+    """
+    known = [np.dtype(dtype) for dtype in DTYPES.values()]
+    arrays = {}
+    for name, leaf in _leaves("params", params).items():
+        arrays[name] = as_numpy(f"params {name!r}", leaf)
+        if arrays[name].dtype not in known:
+            raise TypeError(f"params {name!r} must be {', '.join(map(str, known))}, got dtype {arrays[name].dtype}")
+    pathlib.Path(path).write_bytes(_safetensors().numpy.save(arrays))
+
+
+def load(path: str | os.PathLike[str], like: Any = None) -> Any:
+    """Read a file of safetensors.
+
+    Args:
+        path: the file, written by `save` or by another library.
+        like: a pytree of arrays, or of their shapes such as `jax.eval_shape(net.init, key)`, with the structure wanted.
+
+    Returns:
+        name -> NumPy array (for `from_torch`, say), or with `like` the pytree of its structure; dtypes as in the file.
+
+    Raises:
+        ValueError: no file of safetensors, a dtype that NumPy does not have; with `like`, tensors that are missing,
+            superfluous, or of other shapes.
+        TypeError: a leaf of `like` without a shape.
+        ImportError: safetensors is not installed.
+
+    >>> import pathlib, tempfile, jax, jaxrnn, jaxrnn.interop
+    >>> net = jaxrnn.Network((jaxrnn.Elman(3, 5),), jaxrnn.Readout(5, 2), jaxrnn.squared_error)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     jaxrnn.interop.save(pathlib.Path(folder) / "net.safetensors", net.init(jax.random.key(0)))
+    ...     shapes = jax.eval_shape(net.init, jax.random.key(0))
+    ...     jaxrnn.interop.load(pathlib.Path(folder) / "net.safetensors", shapes).readout.V.shape
+    (2, 5)
+    """
+    arrays = _read(path)
+    if like is None:
+        return arrays
+    leaves = _leaves("like", like)
+    cause = "was it saved from another network?"
+    check_names(f"the tensors in {str(path)!r}", arrays, leaves, cause)
+    for name, leaf in leaves.items():
+        check_shape(f"{name!r} in {str(path)!r}", arrays[name], tuple(leaf.shape), cause)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in leaves])
+
+
+def _leaves(name: str, tree: Any) -> dict[str, Any]:
+    """The arrays of a pytree by their paths, such as "layers.0.U"."""
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        place = jax.tree_util.keystr(path, simple=True, separator=".")
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(f"{name} must be a pytree of arrays, got {type(leaf).__name__} at {place!r}")
+        if place in found or place == "__metadata__":
+            cause = "the name is reserved" if place == "__metadata__" else "two leaves have this name"
+            raise ValueError(f"{name} must have a name of its own for every array, got {place!r}: {cause}")
+        found[place] = leaf
+    return found
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a file, without safetensors' own functions for NumPy, which do not know bfloat16."""
+    safetensors = _safetensors()
+    try:
+        tensors = dict(safetensors.deserialize(pathlib.Path(path).read_bytes()))
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{str(path)!r} must be a file of safetensors, but cannot be read as one: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor["dtype"] not in DTYPES:
+            raise ValueError(f"{name!r} in {str(path)!r} must be {', '.join(DTYPES)}, got dtype {tensor['dtype']}")
+        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
+        tensors[name] = array.reshape(tensor["shape"])
+    return tensors
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError("jaxrnn.interop.save and load need safetensors: pip install safetensors") from error
+    return safetensors
