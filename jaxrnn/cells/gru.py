@@ -111,6 +111,9 @@ class GRU(Cell):
 
     def advance(self, operands: GRUOperands, state: Array, projected: Array) -> tuple[Array, tuple[Array, ...]]:
         """s_t, and for the reverse pass the gates (r_t, z_t), n_t and q_t."""
+        # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
+        # factors of `linearize` instead (8.5 and 74 ms), all in one array (8.6 and 72 ms), the gates in one array (9.0
+        # and 74 ms); to hand out a_t alone and make the deltas after the loop (about a quarter slower).
         H = self.hidden
         product = scale(state, operands.keep) @ operands.W_T  # [*batch, 3H]
         # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
