@@ -10,6 +10,7 @@ all that come back are copies. Every direction of every layer is
 where G is 1 for Elman, 4 for the LSTM (rows i, f, g, o), 3 for the GRU (rows r, z, n, in Keras z, r, n). Of two biases
 only the sum counts, but for n in a GRU, where the reset stands between them: coming in, they are summed. So the way
 from jaxrnn to torch or Keras and back is exact, bit for bit, and so is every round trip after the first from there.
+Arrays of float64 stay what they are on these ways, but JAX computes with them in float32 unless `jax_enable_x64` is on.
 """
 
 from jaxrnn.interop.files import load, save
