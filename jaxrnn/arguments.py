@@ -38,6 +38,13 @@ def check_scale(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
+def check_rate(name: str, value: Any) -> None:
+    """Raise unless `value` is a share below one."""
+    check_scale(name, value)
+    if value >= 1:
+        raise ValueError(f"{name} must be in [0, 1), a share of all, got {value}")
+
+
 def check_float(name: str, value: Any) -> Any:
     """The dtype, of floating numbers."""
     try:
@@ -131,6 +138,11 @@ def float_dtype(*trees: Any) -> Any:
     """The dtype that all floating leaves promote to: what is computed in."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*leaves)
+
+
+def dtype_to_compute_in(compute_dtype: Any, *trees: Any) -> Any:
+    """The dtype asked for, or where none is, the one that all floating leaves promote to."""
+    return float_dtype(*trees) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
 
 
 def cast(tree: Any, dtype: Any) -> Any:

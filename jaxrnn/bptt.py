@@ -18,8 +18,7 @@ from jaxrnn.arguments import (
     cast,
     cast_like,
     check_choice,
-    check_float,
-    float_dtype,
+    dtype_to_compute_in,
     is_integer,
 )
 from jaxrnn.bidirectional import Bidirectional, Layer
@@ -51,9 +50,9 @@ def unroll(
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
     segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed, which
-    takes 1.0 to 2.9 times as long as a batch given as an axis of the inputs (4 at H = 512): the more, the larger the
-    weights beside T. Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or `jax.linearize`, choose
-    gradient="autodiff".
+    takes 0.9 to 2.8 times as long as a batch given as an axis of the inputs at the shapes of `scripts/bench.py`, and
+    4.0 times at one of them: the more, the larger the weights beside T. Only reverse mode is defined by the rule: for
+    `jax.jvp`, `jax.hessian` or `jax.linearize`, choose gradient="autodiff".
 
     Args:
         cell: the recurrence, say a `jaxrnn.Elman`, or a `jaxrnn.Bidirectional`.
@@ -98,7 +97,7 @@ def unroll(
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
     inputs, breaks = scan.check_sequence(inputs, cell.inputs, mask, reset)
-    dtype = float_dtype(params, inputs) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
+    dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     batch = batch_shape(inputs)
     initial = scan.check_state(cell, initial, None, batch, dtype, "initial")
     state = scan.check_state(cell, state, initial, batch, dtype)

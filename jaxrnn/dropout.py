@@ -7,20 +7,10 @@ anew at every step there, noise would pile up in the state.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array
-
-
-def check_rate(name: str, value: Any) -> None:
-    """Raise unless `value` is a probability below one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), the share of units left out, got {value}")
 
 
 def draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:

@@ -63,7 +63,8 @@ def value_and_grad(
         inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
         targets: what the objective takes: integer labels [T, *batch] or floats [T, *batch, V]; for a network with
             `last_step` without the T.
-        weights: w_t, [T, *batch], used as they are; by default every unmasked step counts alike and they sum to one.
+        weights: w_t, [T, *batch] (with `last_step` [*batch]), used as they are; by default every unmasked step counts
+            alike and they sum to one.
         state: one state per layer to go on from, the initial ones by default. It is a constant: no gradient reaches
             back past it.
         mask: booleans [T, *batch]; where False every layer's state is held, the step has no loss, and what stands in
@@ -143,8 +144,8 @@ class _Loss:
 def _check_key(net: Network, key: Array | None) -> None:
     if key is None and (net.dropout or net.recurrent_dropout):
         raise ValueError(
-            "key must be given: the network has dropout, and none is no key; to differentiate it with nothing left "
-            "out, dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)"
+            "key must be a jax.random.key, got None, and the network has dropout; to differentiate it with nothing "
+            "left out, dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)"
         )
 
 
@@ -195,8 +196,7 @@ class _Stack:
         top, final, traces = None, [], []
         for layer, start, kept in zip(self.layers, state, between, strict=True):
             trace, last = scan.trace_cell(layer.cell, layer.operands, fed, start, breaks, layer.initial)
-            top = self.net.stack(top, hidden_of(trace.states))
-            fed = drop(top, kept, self.net.dropout)
+            top, fed = self.net.hand_up(top, hidden_of(trace.states), kept)
             final.append(last)
             traces.append(trace)
         return tuple(final), tuple(traces)
@@ -223,8 +223,8 @@ class _Stack:
         """What each layer was fed, and above them what the readout sees: made anew, nothing of it was kept."""
         top, fed = None, [inputs]
         for trace, kept in zip(traces, between, strict=True):
-            top = self.net.stack(top, hidden_of(trace.states))
-            fed.append(drop(top, kept, self.net.dropout))
+            top, above = self.net.hand_up(top, hidden_of(trace.states), kept)
+            fed.append(above)
         return fed
 
 
@@ -256,4 +256,4 @@ def _segment(net: Network, segment: int | str, run: Run, layers: tuple[Unrolled,
         step_bytes += layer_bytes(layer.cell, layer.params, fed, start)
         fed = jax.ShapeDtypeStruct((1, *batch, layer.cell.outputs), run.dtype)
     logits = 0 if net.last_step else 2 * math.prod(batch) * net.readout.outputs * run.dtype.itemsize
-    return segment_length(segment, run.steps[0], math.prod(batch), max(step_bytes + logits, 1))
+    return segment_length(segment, run.steps[0], math.prod(batch), step_bytes + logits)

@@ -19,15 +19,15 @@ from jaxrnn.arguments import (
     batch_shape,
     cast,
     check_choice,
-    check_float,
     check_like,
-    float_dtype,
+    check_rate,
+    dtype_to_compute_in,
 )
 from jaxrnn.bidirectional import Layer
 from jaxrnn.bptt import unroll_sequence
 from jaxrnn.breaks import Breaks, blank
 from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.dropout import check_rate, draw, drop
+from jaxrnn.dropout import draw, drop
 from jaxrnn.readout import Readout, ReadoutParams
 from jaxrnn.scan import Sequence
 
@@ -121,6 +121,11 @@ class Network:
     def stack(self, below: Array | None, hidden: Array) -> Array:
         """What a layer hands up: its hidden states, with what it was fed added where there are residual paths."""
         return below + hidden if self.residual and below is not None else hidden
+
+    def hand_up(self, below: Array | None, hidden: Array, kept: Array | None) -> tuple[Array, Array]:
+        """What a layer hands up, and what dropout leaves of it: what the layer above is fed."""
+        top = self.stack(below, hidden)
+        return top, drop(top, kept, self.dropout)
 
     def apply(
         self,
@@ -228,8 +233,7 @@ def unroll_layers(net: Network, params: NetworkParams, run: Run, gradient: str) 
     for i, layer in enumerate(net.layers):
         sequence = Sequence(fed, state[i], run.breaks, initial[i], run.kept.recurrent[i])
         hidden, last = unroll_sequence(layer, params.layers[i], sequence, gradient=gradient)
-        top = net.stack(top, hidden)
-        fed = drop(top, run.kept.between[i], net.dropout)
+        top, fed = net.hand_up(top, hidden, run.kept.between[i])
         final.append(last)
     return (last_hidden(net, tuple(final)) if net.last_step else top), tuple(final)
 
@@ -256,7 +260,7 @@ def check_run(
     """The arguments of a forward pass, or an error that names what is wrong with them."""
     _check_params(net, params)
     inputs, breaks = scan.check_sequence(inputs, net.layers[0].inputs, mask, reset)
-    dtype = float_dtype(params, inputs) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
+    dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     steps = inputs.shape[:1] + batch_shape(inputs)
     given = _check_state(net, state, steps[1:], dtype)
     return Run(cast(inputs, dtype), given, breaks, _draw(net, key, steps, dtype), dtype)
@@ -320,11 +324,13 @@ def _draw(net: Network, key: Array | None, steps: tuple[int, ...], dtype: Any) -
     count = len(net.layers)
     between: list[Any] = [None] * count
     recurrent: list[Any] = [None] * count
-    keys = None if key is None else jax.random.split(key, (count, 2))
+    if key is None:
+        return Kept(tuple(between), tuple(recurrent))
+    keys = jax.random.split(key, (count, 2))
     for i, layer in enumerate(net.layers):
-        if keys is not None and net.dropout and i < count - 1:
+        if net.dropout and i < count - 1:
             between[i] = draw(keys[i, 0], net.dropout, (*steps, layer.outputs))
-        if keys is not None and net.recurrent_dropout:
+        if net.recurrent_dropout:
             both = (*(() if isinstance(layer, Cell) else (2,)), *steps[1:], layer.hidden)
             kept = draw(keys[i, 1], net.recurrent_dropout, both) / jnp.asarray(1 - net.recurrent_dropout, dtype)
             recurrent[i] = kept if isinstance(layer, Cell) else tuple(kept)

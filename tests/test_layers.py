@@ -253,7 +253,7 @@ WRONG = {
             *arguments(network(jaxrnn.Elman, dropout=0.1))
         ),
         ValueError,
-        "key must be given",
+        "key must be a jax.random.key",
     ),
     "initializer": (
         lambda: jaxrnn.Elman(3, 4, recurrent_initializer="eye"),
