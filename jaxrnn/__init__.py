@@ -10,7 +10,9 @@ from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.gradient import value_and_grad
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network import Network, NetworkParams
+from jaxrnn.plan import Plan, plan
 from jaxrnn.readout import Readout, ReadoutParams
+from jaxrnn.truncation import Carried, Tail, Window
 
 __version__ = "0.1.0"
 
@@ -19,6 +21,7 @@ __all__ = [
     "LSTM",
     "Bidirectional",
     "BidirectionalParams",
+    "Carried",
     "Cell",
     "Elman",
     "ElmanParams",
@@ -27,9 +30,13 @@ __all__ = [
     "LSTMState",
     "Network",
     "NetworkParams",
+    "Plan",
     "Readout",
     "ReadoutParams",
+    "Tail",
+    "Window",
     "lengths_to_mask",
+    "plan",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "squared_error",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import scan
+from jaxrnn import associative, scan
 from jaxrnn.arguments import (
     Array,
     accumulation_dtype,
@@ -25,8 +25,11 @@ from jaxrnn.bidirectional import Bidirectional, Layer
 from jaxrnn.breaks import Adjoint, Breaks, blank, enter, enter_adjoint, leave
 from jaxrnn.cell import Cell, Params, State, add_to_hidden, hidden_of
 from jaxrnn.forward_mode import reverse_mode_only
-from jaxrnn.scan import Sequence, Trace, both_ways
-from jaxrnn.segments import each, join, scan_segments, segment_length, split
+from jaxrnn.memory import layer_bytes
+from jaxrnn.scan import Sequence, Trace, both_ways, previous_states
+from jaxrnn.segments import WHOLE_BYTES, balanced_lengths, each, join, scan_segments, segment_length, split
+
+RECOMPUTE = (False, "gates", True)
 
 
 def unroll(
@@ -41,6 +44,8 @@ def unroll(
     keep: Array | None = None,
     reverse: bool = False,
     compute_dtype: Any = None,
+    recompute: bool | str = False,
+    backward: str = "sequential",
     gradient: str = "bptt",
 ) -> tuple[Array, State]:
     """The hidden states of one layer over time; differentiating it runs the reverse scan written by hand.
@@ -70,14 +75,20 @@ def unroll(
             "before" means the step after (so the reset of a packed sequence stands at its last step).
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
+        recompute: what the reverse scan makes anew instead of keeping it: "gates", what a gated cell keeps besides its
+            states, by one product per segment; True, the states too, from those at the edges of about sqrt(T)
+            segments, by one more forward scan. The hidden states handed out are yours to keep or not.
+        backward: "sequential", or "associative": the reverse recurrence is linear in the adjoint, and a scan by
+            halves over its Jacobians ds_t/ds_{t-1} takes log2(T) rounds instead of T steps. It forms them all, T B H^2
+            numbers, and does H times the arithmetic: for accelerators and small H, never for a CPU.
         gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
 
     Returns:
         The hidden states [T, *batch, H], and the state after the last step taken.
 
     Raises:
-        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, a bidirectional layer in
-            reverse.
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, a
+            bidirectional layer in reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
             not boolean, a compute_dtype that is not floating, a keep for a cell that takes none; under gradient="bptt",
             differentiation in forward mode.
@@ -90,6 +101,7 @@ def unroll(
     (4, 4)
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
+    way = check_way(Way(reverse, recompute, backward))
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
@@ -104,58 +116,85 @@ def unroll(
     keep = lax.stop_gradient(scan.check_keep(cell, keep, batch, dtype))
     initial = None if breaks.reset is None else initial
     sequence = Sequence(cast(inputs, dtype), state, breaks, initial, keep)
-    return unroll_sequence(cell, params, sequence, reverse, gradient)
+    return unroll_sequence(cell, params, sequence, way, gradient)
+
+
+class Way(NamedTuple):
+    """How a layer is taken through time and back."""
+
+    reverse: bool = False  # whether the forward scan runs from the last step to the first
+    recompute: bool | str = False  # what the reverse scan makes anew: nothing, "gates", or True, the states too
+    backward: str = "sequential"  # or "associative"
+
+
+ONWARD = Way()
+
+
+def check_way(way: Way) -> Way:
+    """Raise unless its choices are known."""
+    check_recompute(way.recompute)
+    check_choice("backward", way.backward, ("sequential", "associative"))
+    return way
+
+
+def check_recompute(value: Any) -> None:
+    """Raise unless it is one of False, "gates" and True."""
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in RECOMPUTE):
+        raise ValueError(f'recompute must be False, True or "gates", got {value!r}')
 
 
 def unroll_sequence(
-    layer: Layer, params: Params, sequence: Sequence, reverse: bool = False, gradient: str = "bptt"
+    layer: Layer, params: Params, sequence: Sequence, way: Way = ONWARD, gradient: str = "bptt"
 ) -> tuple[Array, State]:
     """`unroll` of arguments that are checked already."""
-    return both_ways(_guarded if gradient == "bptt" else scan.unroll, layer, params, sequence, reverse)
+    if gradient == "autodiff":
+        return both_ways(scan.unroll, layer, params, sequence, way.reverse)
 
+    def guarded(cell: Cell, params: Params, sequence: Sequence, reverse: bool) -> tuple[Array, State]:
+        params, inputs, state, initial = reverse_mode_only((params, sequence.inputs, sequence.state, sequence.initial))
+        sequence = sequence._replace(inputs=inputs, state=state, initial=initial)
+        return _unroll(cell, way._replace(reverse=reverse), params, sequence)
 
-def _guarded(cell: Cell, params: Params, sequence: Sequence, reverse: bool) -> tuple[Array, State]:
-    params, inputs, state, initial = reverse_mode_only((params, sequence.inputs, sequence.state, sequence.initial))
-    return _unroll(cell, reverse, params, sequence._replace(inputs=inputs, state=state, initial=initial))
+    return both_ways(guarded, layer, params, sequence, way.reverse)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tuple[Array, State]:
-    return scan.unroll(cell, params, sequence, reverse)
+def _unroll(cell: Cell, way: Way, params: Params, sequence: Sequence) -> tuple[Array, State]:
+    return scan.unroll(cell, params, sequence, way.reverse)
 
 
-def _unroll_forward(cell: Cell, reverse: bool, params: Params, sequence: Sequence) -> tuple:
+def _unroll_forward(cell: Cell, way: Way, params: Params, sequence: Sequence) -> tuple:
     inputs, state, breaks, initial, keep = sequence
     computed = cast(params, hidden_of(state).dtype)
-    operands = scan.operands_of(cell, computed, keep)
+    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, way)
 
-    def segment(start: State, x: tuple[Array, Breaks]) -> tuple[State, Trace]:
-        inputs, breaks = x
-        trace, final = scan.trace_cell(cell, operands, inputs, start, breaks, initial, reverse)
-        return final, trace
+    def segment(start: State, x: tuple[Array, Breaks]) -> tuple[State, tuple[Array, Any]]:
+        trace, final = trace_segment(layer, start, *x)
+        return final, (hidden_of(trace.states), stored(trace, way.recompute))
 
-    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(cell, computed, inputs, state))
-    final, traces = scan_segments(segment, state, xs, reverse)
-    hidden = join(each(lambda trace: hidden_of(trace.states), traces))
-    return (hidden, final), (params, sequence, traces)
+    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(cell, computed, inputs, state, way))
+    final, ys = scan_segments(segment, state, xs, way.reverse)
+    hidden = join(each(lambda y: y[0], ys))
+    return (hidden, final), (params, sequence, each(lambda y: y[1], ys))
 
 
-def _unroll_backward(cell: Cell, reverse: bool, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
-    params, (inputs, state, breaks, initial, keep), traces = residuals
+def _unroll_backward(cell: Cell, way: Way, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
+    params, (inputs, state, breaks, initial, keep), kept = residuals
     g, adjoint = cotangents
     computed = cast(params, g.dtype)
-    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, reverse)
+    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, way)
 
     def segment(carry: tuple[Params, Adjoint], x: tuple) -> tuple[tuple[Params, Adjoint], Array | None]:
         grads, adjoint = carry
-        inputs, breaks, g, trace = x
+        inputs, breaks, g, kept = x
+        trace = trace_segment(layer, kept, inputs, breaks)[0] if way.recompute is True else kept
         adjoint, dparams, dx = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
-    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(cell, computed, inputs, state))
-    xs = each(lambda cut, trace: (*cut, trace), cut, traces)
+    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(cell, computed, inputs, state, way))
+    xs = each(lambda cut, kept: (*cut, kept), cut, kept)
     carry = zero_grads(params), Adjoint(adjoint, jax.tree.map(jnp.zeros_like, initial))
-    (grads, adjoint), dx = scan_segments(segment, carry, xs, reverse=not reverse)
+    (grads, adjoint), dx = scan_segments(segment, carry, xs, reverse=not way.reverse)
     dinputs: Any = None if is_integer(inputs) else join(dx)
     constant: Any = None  # no gradient reaches mask, reset and keep
     return cast_like(grads, params), Sequence(dinputs, adjoint.state, constant, adjoint.initial, constant)
@@ -171,7 +210,20 @@ class Unrolled(NamedTuple):
     params: Params  # in the dtype that is computed in
     operands: Any  # `cell.prepare` of them
     initial: State | None  # the state that resets begin from
-    reverse: bool = False  # whether the forward scan ran from the last step to the first
+    way: Way = ONWARD
+
+
+def trace_segment(layer: Unrolled, start: State, inputs: Array, breaks: Breaks) -> tuple[Trace, State]:
+    """One segment of one layer forward."""
+    cell, _, operands, initial, way = layer
+    return scan.trace_cell(cell, operands, inputs, start, breaks, initial, way.reverse)
+
+
+def stored(trace: Trace, recompute: bool | str) -> Any:
+    """What of a trace is kept until the reverse pass: all of it, its states, or (True) the state before it only."""
+    if recompute is True:
+        return trace.start
+    return trace._replace(kept=None) if recompute == "gates" else trace
 
 
 def zero_grads(params: Any) -> Any:
@@ -201,10 +253,9 @@ def reverse_segment(
     Returns:
         The adjoint of `trace.start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
     """
-    cell, params, operands, initial, reverse = layer
-    shifted = jax.tree.map(lambda first, rest: _shift(first, rest, reverse), trace.start, trace.states)
-    previous = enter(breaks, initial, shifted)
-    local = cell.linearize(operands, inputs, previous, trace.states, trace.kept)
+    cell, params, operands, initial, way = layer
+    previous = enter(breaks, initial, previous_states(trace, way.reverse))
+    local = linearize_segment(layer, inputs, previous, trace)
 
     def step(adjoint: Adjoint, x: tuple[Array | None, Any, Breaks]) -> tuple[Adjoint, Any]:
         g, local, breaks = x
@@ -212,39 +263,30 @@ def reverse_segment(
         before, delta = cell.step_adjoint(operands, after, local)
         return enter_adjoint(breaks, leave(breaks, after, before), adjoint.initial), delta
 
-    adjoint, deltas = lax.scan(step, adjoint, (g, local, breaks), reverse=not reverse)
+    if way.backward == "associative":
+        adjoint, deltas = associative.reverse_scan(cell, operands, adjoint, (g, local, breaks), reverse=not way.reverse)
+    else:
+        adjoint, deltas = lax.scan(step, adjoint, (g, local, breaks), reverse=not way.reverse)
     deltas = blank(breaks.mask, deltas)
     dparams = cell.weight_grads(params, operands, inputs, previous, deltas)
     dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
     return adjoint, dparams, dx
 
 
-def _shift(start: Array, states: Array, reverse: bool) -> Array:
-    """s_{t-1} for every t of a segment."""
-    order = [states[1:], start[None]] if reverse else [start[None], states[:-1]]
-    return lax.concatenate(order, 0)
+def linearize_segment(layer: Unrolled, inputs: Array, previous: State, trace: Trace) -> Any:
+    """What the cell's `step_adjoint` needs of every step, with what was not kept made anew from the states."""
+    cell, operands, kept = layer.cell, layer.operands, trace.kept
+    if kept is None:
+        _, kept = cell.advance(operands, previous, cell.project(operands, inputs))
+    return cell.linearize(operands, inputs, previous, trace.states, kept)
 
 
-def layer_bytes(cell: Cell, params: Params, inputs: Any, state: State) -> int:
-    """What a step of one layer occupies in the reverse pass: inputs, states twice, g, what was kept, factors, deltas.
-
-    Args:
-        cell, params, state: the layer, and its state for the batch; arrays or their shapes.
-        inputs: of a segment, [K, *batch, D] or [K, *batch], or their shape.
-    """
-
-    def reverse_step(params: Params, x: Array, state: State) -> Any:
-        operands = cell.prepare(params)
-        after, kept = cell.advance(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x)))
-        previous, states, kept = jax.tree.map(lambda leaf: leaf[None], (state, after, kept))
-        local = cell.linearize(operands, x, previous, states, kept)
-        return kept, local, cell.step_adjoint(operands, after, jax.tree.map(lambda leaf: leaf[0], local))[1]
-
-    step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
-    shapes = step, [state] * 3, jax.eval_shape(reverse_step, params, step, state)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-
-
-def _layer_segment(cell: Cell, params: Params, inputs: Array, state: State) -> int:
+def _layer_segment(cell: Cell, params: Params, inputs: Array, state: State, way: Way) -> int:
+    steps = inputs.shape[0]
+    if way.backward == "associative":
+        return steps
+    sizes = layer_bytes(cell, params, inputs, state)
+    if way.recompute is True:
+        return balanced_lengths(steps, sizes.state, sizes.total)[0]
     rows = math.prod(hidden_of(state).shape[:-1])
-    return segment_length("auto", inputs.shape[0], rows, layer_bytes(cell, params, inputs, state))
+    return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if way.recompute is False else 0)

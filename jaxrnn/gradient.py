@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrnn import scan
-from jaxrnn.arguments import Array, cast, cast_like, check_float
-from jaxrnn.bptt import Unrolled, layer_bytes, reverse_segment, zero_grads
-from jaxrnn.breaks import Adjoint, blank
-from jaxrnn.cell import State, add_to_hidden, hidden_of
-from jaxrnn.dropout import drop
-from jaxrnn.losses import value_and_gradient
+from jaxrnn.arguments import Array, cast_like, check_float
+from jaxrnn.bptt import Way, zero_grads
+from jaxrnn.breaks import Adjoint
+from jaxrnn.cell import State
 from jaxrnn.network import (
     Network,
     NetworkParams,
     Run,
     check_run,
-    check_targets,
     last_hidden,
     starts,
     unroll_layers,
 )
+from jaxrnn.plan import Plan, check_options, decide
 from jaxrnn.readout import ReadoutParams
 from jaxrnn.segments import each, join, scan_segments, segment_length, split
+from jaxrnn.stack import Carry, Loss, Stack, Steps
+from jaxrnn.truncation import Carried, Tail, Truncation, Window
+from jaxrnn.window import Lags, window
 
 
 def value_and_grad(
-    net: Network, segment: int | str = "auto", *, compute_dtype: Any = None, return_state: bool = False
+    net: Network,
+    segment: int | str = "auto",
+    recompute: bool | str = False,
+    truncate: Truncation | None = None,
+    *,
+    memory_budget: int | None = None,
+    compute_dtype: Any = None,
+    return_state: bool = False,
+    return_lags: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
     """The loss of a network and its gradient by BPTT, written by hand: the twin of `jax.value_and_grad(net.loss)`.
 
@@ -50,14 +58,25 @@ def value_and_grad(
     Args:
         net: the network.
         segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
+        recompute: what the reverse pass makes anew instead of keeping it. "gates": what gated cells keep besides their
+            states, by one product per segment. True: the states too, by one more forward pass, from those at the edges
+            of segments; "auto" segments then have about sqrt(T) steps, and memory grows like it.
+        truncate: None for the whole gradient, or one of three estimates of it: `jaxrnn.Carried(k)`, `jaxrnn.Window(k)`,
+            `jaxrnn.Tail(k)`.
+        memory_budget: bytes of temporary memory: segment and recompute are then chosen to fit it, the fastest first.
+            `jaxrnn.plan` says what is chosen.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
             float32 at least.
         return_state: whether to return the final state as well.
+        return_lags: for a `Window`, whether to return how many lags were used, the size of the last against lag 0, and
+            a bound for what was left out of any entry of dE/dW and dE/db, under the condition that further lags shrink
+            no slower than the last ones did.
 
     Returns:
         A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None, key=None) -> (E, grads)`,
-        or, with `return_state`, `-> ((E, final), grads)`:
+        or, with `return_state`, `-> ((E, final), grads)`, with `return_lags` `-> ((E, lags), grads)`, with both
+        `-> ((E, final, lags), grads)`:
 
         params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
         inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
@@ -73,11 +92,13 @@ def value_and_grad(
         key: for dropout, which a network that has it must be given.
 
     Raises:
-        TypeError: net is not a Network; arguments of the wrong kind.
-        ValueError: a segment below 1; from the function returned, shapes that do not fit, tokens or labels out of
-            range (outside jit; inside it they give NaN), T = 0, dropout without a key.
+        TypeError: net is not a Network; a truncate that is a number; arguments of the wrong kind.
+        ValueError: a segment below 1, an unknown recompute, options that exclude each other, a truncation or a budget
+            for a network that reads both ways; from the function returned, shapes that do not fit, tokens or labels out of
+            range (outside jit; inside it they give NaN), T = 0, dropout without a key, a budget that cannot be met.
 
-    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it".
+    Source: Werbos (1990), "Backpropagation through time: what it does and how to do it"; Chen et al. (2016), "Training
+    deep nets with sublinear memory cost", for recompute; the truncations name theirs.
 
     >>> import jax, jax.numpy as jnp, jaxrnn
     >>> net = jaxrnn.Network((jaxrnn.Elman(65, 128),), jaxrnn.Readout(128, 65), jaxrnn.softmax_cross_entropy)
@@ -89,7 +110,11 @@ def value_and_grad(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
-    segment_length(segment, 1, 1, 1)
+    check_options(segment, recompute, truncate, memory_budget)
+    if net.bidirectional and (truncate is not None or memory_budget is not None):
+        raise ValueError("truncate and memory_budget need a network without bidirectional layers, which see all of T")
+    if return_lags and not isinstance(truncate, Window):
+        raise ValueError("return_lags needs truncate=jaxrnn.Window(k)")
     if compute_dtype is not None:
         check_float("compute_dtype", compute_dtype)
 
@@ -105,40 +130,16 @@ def value_and_grad(
     ) -> tuple[Any, NetworkParams]:
         _check_key(net, key)
         run = check_run(net, params, inputs, state, mask, reset, key, compute_dtype)
-        loss = _Loss(net, params, run, targets, weights)
+        loss = Loss(net, params, run, targets, weights)
         if net.bidirectional:
-            E, final, grads = _layer_by_layer(net, params, run, loss, segment)
+            E, final, grads, lags = _layer_by_layer(net, params, run, loss, segment, recompute)
         else:
-            E, final, grads = _segment_by_segment(net, params, run, loss, segment)
-        return ((E, final) if return_state else E), cast_like(grads, params)
+            chosen = decide(net, run.inputs, run.dtype, segment, recompute, truncate, memory_budget)
+            E, final, grads, lags = _segment_by_segment(net, params, run, loss, chosen, truncate)
+        extras = (final,) * return_state + (lags,) * return_lags
+        return ((E, *extras) if extras else E), cast_like(grads, params)
 
     return loss_and_gradient
-
-
-class _Loss:
-    """Readout and objective, with the gradient of both."""
-
-    def __init__(self, net: Network, params: NetworkParams, run: Run, targets: Any, weights: Any) -> None:
-        self.net, self.params = net, cast(params.readout, run.dtype)
-        self.targets, self.weights, self.there = check_targets(net, run, targets, weights)
-
-    @property
-    def steps(self) -> tuple[Array, Array, Array | None]:
-        """What goes with the hidden states: to be cut along with them."""
-        return self.targets, self.weights, self.there
-
-    def backward(
-        self, hidden: Array, targets: Array, weights: Array, there: Array | None
-    ) -> tuple[Array, Array, ReadoutParams]:
-        """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
-        outputs = self.net.readout.apply(self.params, hidden)
-        errors, e = blank(there, value_and_gradient(self.net.objective, outputs, targets))
-        g, grads = self.net.readout.adjoint(self.params, hidden, weights[..., None] * e)
-        return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
-
-    def zeros(self) -> tuple[Array, ReadoutParams]:
-        """The loss and the readout's gradients, before the first segment."""
-        return jnp.zeros((), self.weights.dtype), zero_grads(self.params)
 
 
 def _check_key(net: Network, key: Array | None) -> None:
@@ -150,110 +151,137 @@ def _check_key(net: Network, key: Array | None) -> None:
 
 
 def _segment_by_segment(
-    net: Network, params: NetworkParams, run: Run, loss: _Loss, segment: int | str
-) -> tuple[Array, tuple[State, ...], NetworkParams]:
+    net: Network, params: NetworkParams, run: Run, loss: Loss, plan: Plan, truncate: Truncation | None
+) -> tuple[Array, tuple[State, ...], NetworkParams, Lags | None]:
     """The loss, the final state, and the gradients: every segment is taken through all layers before the next."""
     (state, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
-    stack = _Stack(net, params, run, initial, None if net.last_step else loss)
-    steps, K = run.steps[0], _segment(net, segment, run, stack.layers, state)
-    cut = split((run.inputs, run.breaks, run.kept.between), steps, K)
-    final, traces = scan_segments(stack.forward, state, cut)
+    stack = Stack(net, params, run, initial, loss)
     E, readout = loss.zeros()
-    adjoints = tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(final, initial, strict=True))
-    if net.last_step:
-        E, g, readout = loss.backward(last_hidden(net, final), *loss.steps)
-        adjoints = stack.ask_last(adjoints, g)
-    of_steps = split(None if net.last_step else loss.steps, steps, K)
-    xs = each(lambda *parts: parts, cut, of_steps, traces)
-    carry = E, zero_grads(params)._replace(readout=readout), adjoints
-    (E, grads, adjoints), _ = scan_segments(stack.backward, carry, xs, reverse=True)
+    grads = zero_grads(params)._replace(readout=readout)
+    steps = Steps(run.inputs, run.breaks, run.kept.between, None if net.last_step else loss.steps, _cuts(run, truncate))
+    adjoints = tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(state, initial, strict=True))
+    carry = Carry(E, grads, adjoints)
+    if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
+        head, steps = (jax.tree.map(part, steps) for part in _parted(run.steps[0] - truncate.k))
+        state, carry = _forward_only(stack, state, carry, head)
+    if isinstance(truncate, Window):
+        final, carry, lags = _by_lags(stack, state, carry, steps, plan, truncate)
+    else:
+        final, carry = both_passes(stack, plan, state, carry, steps)
+        lags = None
+    E, grads, adjoints = carry
+    if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
+        adjoints = tuple(a._replace(state=jax.tree.map(jnp.zeros_like, a.state)) for a in adjoints)
     (learned,) = to_learned(tuple(zip(*adjoints, strict=True)))
-    return E, final, grads._replace(state=learned)
+    return E, final, grads._replace(state=learned), lags
 
 
-class _Stack:
-    """The two passes over one segment of all layers, none of them bidirectional."""
+def both_passes(
+    stack: Stack, plan: Plan, state: tuple[State, ...], carry: Carry, steps: Steps
+) -> tuple[tuple[State, ...], Carry]:
+    """Forward through all segments, and back: the final state, and the carry before the first of them."""
+    K, *inner = plan.lengths
+    cut = split(steps, steps.inputs.shape[0], K)
+    final, kept = scan_segments(lambda state, x: stack.keep(state, x, plan.recompute), state, cut)
+    if stack.net.last_step:
+        carry = _ask_last(stack, final, carry)
 
-    def __init__(
-        self, net: Network, params: NetworkParams, run: Run, initial: tuple[State | None, ...], loss: _Loss | None
-    ) -> None:
-        self.net, self.loss = net, loss
-        cells: Any = net.layers
-        parts = zip(cells, cast(params.layers, run.dtype), run.kept.recurrent, initial, strict=True)
-        self.layers = tuple(
-            Unrolled(cell, layer, scan.operands_of(cell, layer, keep), s_0) for cell, layer, keep, s_0 in parts
-        )
+    def back(carry: Carry, x: tuple[Steps, Any]) -> tuple[Carry, None]:
+        steps, kept = x
+        if plan.recompute is True:
+            return _back_from(stack, tuple(inner), kept, carry, steps), None
+        return stack.backward(carry, steps, kept), None
 
-    def ask_last(self, adjoints: tuple[Adjoint, ...], g: Array) -> tuple[Adjoint, ...]:
-        """The adjoints with g for what the readout sees at the end: all layers on residual paths, or the top one."""
-        seen = len(adjoints) if self.net.residual else 1
-        asked = tuple(adjoint._replace(state=add_to_hidden(adjoint.state, g)) for adjoint in adjoints[-seen:])
-        return adjoints[:-seen] + asked
-
-    def forward(self, state: tuple[State, ...], x: tuple) -> tuple[tuple[State, ...], tuple]:
-        """Layers from the bottom: the final state, and the trace of every layer."""
-        fed, breaks, between = x
-        top, final, traces = None, [], []
-        for layer, start, kept in zip(self.layers, state, between, strict=True):
-            trace, last = scan.trace_cell(layer.cell, layer.operands, fed, start, breaks, layer.initial)
-            top, fed = self.net.hand_up(top, hidden_of(trace.states), kept)
-            final.append(last)
-            traces.append(trace)
-        return tuple(final), tuple(traces)
-
-    def backward(self, carry: tuple, x: tuple) -> tuple[tuple, None]:
-        """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
-        E, grads, adjoints = carry
-        (inputs, breaks, between), of_steps, traces = x
-        *fed, top = self._fed(inputs, between, traces)
-        g, readout = None, grads.readout
-        if self.loss is not None:
-            segment_E, g, dreadout = self.loss.backward(top, *of_steps)
-            E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
-        layers, adjoints = list(grads.layers), list(adjoints)
-        for i in reversed(range(len(layers))):
-            adjoints[i], dparams, dx = reverse_segment(self.layers[i], fed[i], breaks, g, traces[i], adjoints[i])
-            layers[i] = jax.tree.map(jnp.add, layers[i], dparams)
-            if dx is not None and i > 0:
-                dx = drop(dx, between[i - 1], self.net.dropout)
-                g = dx + g if self.net.residual and g is not None else dx
-        return (E, NetworkParams(tuple(layers), readout, grads.state), tuple(adjoints)), None
-
-    def _fed(self, inputs: Array, between: tuple, traces: tuple) -> list[Array]:
-        """What each layer was fed, and above them what the readout sees: made anew, nothing of it was kept."""
-        top, fed = None, [inputs]
-        for trace, kept in zip(traces, between, strict=True):
-            top, above = self.net.hand_up(top, hidden_of(trace.states), kept)
-            fed.append(above)
-        return fed
+    carry, _ = scan_segments(back, carry, each(lambda *x: x, cut, kept), reverse=True)
+    return final, carry
 
 
-def _layer_by_layer(
-    net: Network, params: NetworkParams, run: Run, loss: _Loss, segment: int | str
-) -> tuple[Array, tuple[State, ...], NetworkParams]:
-    """The same where layers read both ways: the backward direction needs all segments of the layer below."""
+def _back_from(stack: Stack, lengths: tuple[int, ...], start: tuple[State, ...], carry: Carry, steps: Steps) -> Carry:
+    """A segment backwards of which only the state before it was kept: all of it at once, or in segments of its own."""
+    if not lengths:
+        return stack.backward(carry, steps, stack.forward(start, steps)[1])
+    cut = split(steps, steps.inputs.shape[0], lengths[0])
+    _, starts = scan_segments(lambda state, x: stack.keep(state, x, True), start, cut)
 
-    def readout(carry: tuple[Array, ReadoutParams], x: tuple) -> tuple[tuple[Array, ReadoutParams], Array]:
+    def back(carry: Carry, x: tuple[Steps, tuple[State, ...]]) -> tuple[Carry, None]:
+        steps, start = x
+        return _back_from(stack, lengths[1:], start, carry, steps), None
+
+    return scan_segments(back, carry, each(lambda *x: x, cut, starts), reverse=True)[0]
+
+
+def _ask_last(stack: Stack, final: tuple[State, ...], carry: Carry) -> Carry:
+    """The carry of a network whose only loss is at the end."""
+    E, g, readout = stack.loss.backward(last_hidden(stack.net, final), *stack.loss.steps)
+    return Carry(carry.E + E, carry.grads._replace(readout=readout), stack.ask_last(carry.adjoints, g))
+
+
+def _by_lags(
+    stack: Stack, state: tuple[State, ...], carry: Carry, steps: Steps, plan: Plan, truncate: Window
+) -> tuple[tuple[State, ...], Carry, Lags]:
+    """The same where every step's loss reaches back k steps."""
+    final, traces = stack.forward(state, steps)
+    g = None
+    if stack.net.last_step:
+        carry = _ask_last(stack, final, carry)
+    else:
+        (E, readout), g = _readout(stack.loss, stack.fed(steps, traces)[-1], "auto")
+        carry = carry._replace(E=E, grads=carry.grads._replace(readout=readout))
+    layers, adjoints, lags = window(stack, steps, traces, g, carry.adjoints, truncate)
+    return final, Carry(carry.E, carry.grads._replace(layers=layers), adjoints), lags
+
+
+def _readout(loss: Loss, top: Array, segment: int | str) -> tuple[tuple[Array, ReadoutParams], Array]:
+    """Readout and loss of the whole sequence, in segments: E and the readout's gradients, and g_t."""
+
+    def body(carry: tuple[Array, ReadoutParams], x: tuple) -> tuple[tuple[Array, ReadoutParams], Array]:
         E, g, grads = loss.backward(*x)
         return jax.tree.map(jnp.add, carry, (E, grads)), g
 
-    top, pullback, final = jax.vjp(lambda params: unroll_layers(net, params, run, "bptt"), params, has_aux=True)
+    rows = loss.weights.size // top.shape[0]
+    K = segment_length(segment, top.shape[0], rows, 2 * rows * loss.net.readout.outputs * top.dtype.itemsize)
+    carry, g = scan_segments(body, loss.zeros(), split((top, *loss.steps), top.shape[0], K))
+    return carry, join(g)
+
+
+def _forward_only(
+    stack: Stack, state: tuple[State, ...], carry: Carry, steps: Steps
+) -> tuple[tuple[State, ...], Carry]:
+    """Steps that are not differentiated: their losses, and what these say of the readout."""
+
+    def segment(carry: tuple[tuple[State, ...], Any], steps: Steps) -> tuple[tuple[tuple[State, ...], Any], None]:
+        state, sums = carry
+        state, top = stack.advance(state, steps)
+        if steps.loss is not None:
+            E, _, readout = stack.loss.backward(top, *steps.loss)
+            sums = jax.tree.map(jnp.add, sums, (E, readout))
+        return (state, sums), None
+
+    T = steps.inputs.shape[0]
+    K = decide(stack.net, steps.inputs, stack.dtype).lengths[-1]
+    (state, (E, readout)), _ = scan_segments(segment, (state, (carry.E, carry.grads.readout)), split(steps, T, K))
+    return state, carry._replace(E=E, grads=carry.grads._replace(readout=readout))
+
+
+def _cuts(run: Run, truncate: Truncation | None) -> Any:
+    """Where a chunk begins, [T]: the gradient does not reach back past it."""
+    return np.arange(run.steps[0]) % truncate.k == 0 if isinstance(truncate, Carried) else None
+
+
+def _parted(step: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    return lambda array: array[:step], lambda array: array[step:]
+
+
+def _layer_by_layer(
+    net: Network, params: NetworkParams, run: Run, loss: Loss, segment: int | str, recompute: bool | str
+) -> tuple[Array, tuple[State, ...], NetworkParams, None]:
+    """The same where layers read both ways: the backward direction needs all segments of the layer below."""
+    way = Way(recompute=recompute)
+    unrolled = functools.partial(unroll_layers, net, run=run, gradient="bptt", way=way)
+    top, pullback, final = jax.vjp(lambda params: unrolled(params=params), params, has_aux=True)
     if net.last_step:
-        (E, readout_grads), g = readout(loss.zeros(), (top, *loss.steps))
+        E, g, readout = loss.backward(top, *loss.steps)
     else:
-        steps, K = run.steps[0], _segment(net, segment, run, (), ())
-        carry, cut = scan_segments(readout, loss.zeros(), split((top, *loss.steps), steps, K))
-        (E, readout_grads), g = carry, join(cut)
+        (E, readout), g = _readout(loss, top, segment)
     (grads,) = pullback(g)
-    return E, final, grads._replace(readout=readout_grads)
-
-
-def _segment(net: Network, segment: int | str, run: Run, layers: tuple[Unrolled, ...], state: tuple) -> int:
-    """K from what one step of these layers, the logits and their gradient occupy."""
-    batch, step_bytes = run.steps[1:], 0
-    fed: Any = run.inputs
-    for layer, start in zip(layers, state, strict=True):
-        step_bytes += layer_bytes(layer.cell, layer.params, fed, start)
-        fed = jax.ShapeDtypeStruct((1, *batch, layer.cell.outputs), run.dtype)
-    logits = 0 if net.last_step else 2 * math.prod(batch) * net.readout.outputs * run.dtype.itemsize
-    return segment_length(segment, run.steps[0], math.prod(batch), step_bytes + logits)
+    return E, final, grads._replace(readout=readout), None

@@ -24,7 +24,7 @@ from jaxrnn.arguments import (
     dtype_to_compute_in,
 )
 from jaxrnn.bidirectional import Layer
-from jaxrnn.bptt import unroll_sequence
+from jaxrnn.bptt import ONWARD, Way, unroll_sequence
 from jaxrnn.breaks import Breaks, blank
 from jaxrnn.cell import Cell, Params, State, hidden_of
 from jaxrnn.dropout import draw, drop
@@ -225,14 +225,16 @@ def starts(net: Network, run: Run, learned: Any) -> tuple[tuple[State, ...], tup
     return state, (None,) * len(net.layers) if run.breaks.reset is None else initial
 
 
-def unroll_layers(net: Network, params: NetworkParams, run: Run, gradient: str) -> tuple[Array, tuple[State, ...]]:
+def unroll_layers(
+    net: Network, params: NetworkParams, run: Run, gradient: str, way: Way = ONWARD
+) -> tuple[Array, tuple[State, ...]]:
     """All layers one after the other: what the readout sees, and the final state of each layer."""
     state, initial = starts(net, run, params.state)
     top: Any = None
     fed, final = run.inputs, []
     for i, layer in enumerate(net.layers):
         sequence = Sequence(fed, state[i], run.breaks, initial[i], run.kept.recurrent[i])
-        hidden, last = unroll_sequence(layer, params.layers[i], sequence, gradient=gradient)
+        hidden, last = unroll_sequence(layer, params.layers[i], sequence, way, gradient)
         top, fed = net.hand_up(top, hidden, run.kept.between[i])
         final.append(last)
     return (last_hidden(net, tuple(final)) if net.last_step else top), tuple(final)

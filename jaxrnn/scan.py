@@ -20,7 +20,7 @@ class Trace(NamedTuple):
 
     start: State  # the state before the segment
     states: State  # the states after each of its steps, [K, *batch, ...]
-    kept: Any  # what else the cell's `advance` found worth keeping
+    kept: Any  # what else the cell's `advance` found worth keeping; None where the reverse pass is to make it anew
 
 
 def scan_cell(
@@ -64,6 +64,15 @@ def trace_cell(
 
     final, (states, kept) = lax.scan(step, start, (cell.project(operands, inputs), breaks), reverse=reverse)
     return Trace(start, states, kept), final
+
+
+def previous_states(trace: Trace, reverse: bool = False) -> State:
+    """s_{t-1} for every step t of the segment, [K, *batch, ...]."""
+
+    def shift(first: Array, states: Array) -> Array:
+        return lax.concatenate([states[1:], first[None]] if reverse else [first[None], states[:-1]], 0)
+
+    return jax.tree.map(shift, trace.start, trace.states)
 
 
 class Sequence(NamedTuple):

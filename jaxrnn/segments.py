@@ -65,7 +65,7 @@ WHOLE_BYTES = 24 * 2**20
 ROWS = 256
 
 
-def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int) -> int:
+def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int, whole_bytes: int = WHOLE_BYTES) -> int:
     """K: what was asked for, or for "auto" the length whose working set fits in cache.
 
     Args:
@@ -73,18 +73,41 @@ def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int) -
         steps: T.
         rows: B, the size of all batch axes together.
         step_bytes: what one step of the whole batch occupies in the reverse pass, in bytes.
+        whole_bytes: up to where a sequence is left in one piece.
     """
+    check_segment(segment)
+    if not isinstance(segment, str):
+        return min(segment, steps)
+    if steps * step_bytes <= whole_bytes:
+        return steps
+    K = max(CACHE_BYTES // step_bytes, -(-ROWS // max(rows, 1)), 1)
+    return nearby_divisor(steps, min(K, steps))
+
+
+def check_segment(segment: int | str) -> None:
+    """Raise unless it is "auto" or a positive int."""
     if segment != "auto":
         if isinstance(segment, str):
             raise ValueError(f'segment must be an int or "auto", got {segment!r}')
         check_positive("segment", segment)
-        return min(segment, steps)
-    if steps * step_bytes <= WHOLE_BYTES:
-        return steps
-    K = max(CACHE_BYTES // step_bytes, -(-ROWS // max(rows, 1)), 1)
-    return _nearby_divisor(steps, min(K, steps))
 
 
-def _nearby_divisor(steps: int, K: int) -> int:
+def balanced_lengths(steps: int, state_bytes: int, step_bytes: int, levels: int = 1) -> tuple[int, ...]:
+    """The segment lengths, outermost first, that need the least memory where only segments' first states are kept.
+
+    One level keeps T/K states beside the K steps of a segment: least at K = sqrt(T state / step). With two, segments
+    are cut in turn when their time comes, and each costs the cube root; and so on, a forward pass for every level.
+    Source: Chen et al. (2016), "Training deep nets with sublinear memory cost", section 4.
+    """
+    parts = (steps * step_bytes / state_bytes) ** (1 / (levels + 1))  # of a level, and K step / state of the innermost
+    lengths = [nearby_divisor(steps, min(steps, max(1, round(parts * state_bytes / step_bytes))))]
+    for _ in range(levels - 1):
+        inside = lengths[0]
+        count = -(-steps // inside)
+        lengths.insert(0, inside * nearby_divisor(count, min(count, max(1, round(parts)))))
+    return tuple(lengths)
+
+
+def nearby_divisor(steps: int, K: int) -> int:
     """The largest divisor of T in K/2 .. K, so that no remainder is compiled as a loop of its own; or else K."""
     return next((k for k in range(K, K // 2, -1) if steps % k == 0), K)

@@ -10,15 +10,14 @@ machine whose speed drifts cannot favour either. A turn is one untimed call, whi
 another program left them, and two timed ones, which find them as a training loop does. The floor is what the matrix
 products alone would take at the rate of one large product, measured in the same run.
 
-Beside them stand the same gradient with a mask, vmapped over sequences, for gated cells with the gates made anew in the
-reverse pass (`store_gates=False`), and torch's own layer in a process of its own where torch is installed.
+Beside them stand the same gradient with a mask, vmapped over sequences, with gates or all states made anew in the
+reverse pass (`recompute`), and torch's own layer in a process of its own where torch is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import functools
 import importlib.util
 import pathlib
@@ -134,21 +133,16 @@ def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
 
 def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
     """What is compared, each `(params, inputs, targets) -> (loss, grads)`, but for the masked run, which takes all."""
-    anew = {"gates anew": jaxrnn.value_and_grad(gates_anew(net))} if hasattr(net.layers[0], "store_gates") else {}
     return {
         "by hand": jaxrnn.value_and_grad(net),
-        **anew,
+        "gates anew": jaxrnn.value_and_grad(net, recompute="gates"),
+        "recomputed": jaxrnn.value_and_grad(net, recompute=True),
         "masked": jaxrnn.value_and_grad(net),
         "vmapped": jax.value_and_grad(lambda *arguments: vmapped_loss(net, *arguments)),
         "autodiff": jax.value_and_grad(lambda params, x, y: plain_loss(net, params, x, y, hoisted=False)),
         "autodiff, hoisted": jax.value_and_grad(lambda params, x, y: plain_loss(net, params, x, y, hoisted=True)),
         "autodiff of net.loss": jax.value_and_grad(net.loss),
     }
-
-
-def gates_anew(net: jaxrnn.Network) -> jaxrnn.Network:
-    """The network with gates that are not kept for the reverse pass."""
-    return dataclasses.replace(net, layers=tuple(dataclasses.replace(c, store_gates=False) for c in net.layers))  # type: ignore[call-arg]
 
 
 def flops(cell: str, shape: Shape) -> int:
@@ -215,7 +209,7 @@ def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
 def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
     """One row of the table: by hand against the best of the plain scans."""
     hand, masked, vmapped = (results.pop(name) for name in ("by hand", "masked", "vmapped"))
-    anew = results.pop("gates anew", None)
+    anew, recomputed = results.pop("gates anew"), results.pop("recomputed")
     name, plain = min(results.items(), key=lambda item: statistics.median(item[1].seconds))
     return {
         "T,B,D,H,V": ",".join(map(str, shape[:5])) + (f" x{shape.layers}" if shape.layers > 1 else ""),
@@ -230,8 +224,10 @@ def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) ->
         "autodiff MB": round(min(r.temp_bytes for r in results.values()) / 2**20, 1),
         "by hand compile s": round(hand.compile_seconds, 2),
         "autodiff compile s": round(min(r.compile_seconds for r in results.values()), 2),
-        "gates anew / by hand": round(ratio(anew, hand), 2) if anew else "",
-        "gates anew MB": round(anew.temp_bytes / 2**20, 1) if anew else "",
+        "gates anew / by hand": round(ratio(anew, hand), 2),
+        "gates anew MB": round(anew.temp_bytes / 2**20, 1),
+        "recomputed / by hand": round(ratio(recomputed, hand), 2),
+        "recomputed MB": round(recomputed.temp_bytes / 2**20, 1),
     }
 
 

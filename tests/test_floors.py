@@ -15,11 +15,13 @@ PACKAGE = pathlib.Path(jaxrnn.__file__).parent
 # Bottom first; a file stands on the first floor that names it. The ground floor has a cellar that it stands on itself.
 FLOORS = [
     ("0, cellar", ["arguments"]),
-    ("0", ["affine", "losses", "initializers", "cell", "dropout", "forward_mode"]),
+    ("0", ["affine", "losses", "initializers", "cell", "dropout", "forward_mode", "truncation"]),
     ("1", ["cells.*", "cells", "readout", "breaks", "bidirectional"]),
-    ("2", ["scan", "segments"]),
+    ("2", ["scan", "segments", "memory", "associative"]),
     ("3", ["bptt"]),
     ("4, forward", ["network"]),
+    ("4, a segment", ["plan", "stack"]),
+    ("4, lags", ["window"]),
     ("4, backward", ["gradient"]),
     ("5", ["flow", "online"]),
     ("6, below", ["interop.layers"]),

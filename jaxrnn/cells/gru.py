@@ -58,8 +58,6 @@ class GRU(Cell):
         bias: whether there are b and d.
         input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
         recurrent_scale: modulus of the eigenvalues of the fresh W_r, W_z, W_n, each orthogonal times it.
-        store_gates: whether the forward pass keeps the gates for the reverse pass, or that makes them anew from the
-            states, by one more product per segment: leaner and slower (`scripts/bench.py --cell gru`).
 
     Raises:
         ValueError: a size below 1, a scale that is negative or not finite.
@@ -77,7 +75,6 @@ class GRU(Cell):
     bias: bool = True
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
-    store_gates: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,9 +110,14 @@ class GRU(Cell):
         # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
         # factors of `linearize` instead (8.5 and 74 ms), all in one array (8.6 and 72 ms), the gates in one array (9.0
         # and 74 ms); to hand out a_t alone and make the deltas after the loop (a tenth slower).
-        gates, n, q = self._gates(operands, state, projected)
-        z = gates[..., self.hidden :]
-        return n + z * (state - n), (gates, n, q) if self.store_gates else ()
+        H = self.hidden
+        product = scale(state, operands.keep) @ operands.W_T  # [*batch, 3H]
+        # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
+        gates = 0.5 * jnp.tanh(0.5 * (product[..., : 2 * H] + projected[..., : 2 * H])) + 0.5
+        r, z = gates[..., :H], gates[..., H:]
+        q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
+        n = jnp.tanh(projected[..., 2 * H :] + r * q)
+        return n + z * (state - n), (gates, n, q)
 
     def step(self, operands: GRUOperands, state: Array, projected: Array) -> Array:
         """s_t."""
@@ -123,7 +125,7 @@ class GRU(Cell):
 
     def linearize(self, operands: GRUOperands, inputs: Array, previous: Array, states: Array, kept: Any) -> Any:
         """The factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
-        gates, n, q = kept if self.store_gates else self._gates(operands, previous, self.project(operands, inputs))
+        gates, n, q = kept
         r, z = jnp.split(gates, 2, -1)
         through_n = (1 - z) * (1 - n * n)
         factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
@@ -152,12 +154,3 @@ class GRU(Cell):
         """dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
         delta, delta_n = deltas
         return affine_input_grads(params.U, jnp.concatenate([delta[..., : 2 * self.hidden], delta_n], -1))
-
-    def _gates(self, operands: GRUOperands, state: Array, projected: Array) -> tuple[Array, Array, Array]:
-        """(r_t, z_t) [..., 2H], n_t and q_t [..., H]."""
-        H = self.hidden
-        product = scale(state, operands.keep) @ operands.W_T  # [..., 3H]
-        # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
-        gates = 0.5 * jnp.tanh(0.5 * (product[..., : 2 * H] + projected[..., : 2 * H])) + 0.5
-        q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
-        return gates, jnp.tanh(projected[..., 2 * H :] + gates[..., :H] * q), q

@@ -62,8 +62,6 @@ class LSTM(Cell):
         forget_bias: the fresh b_f; 1 lets a fresh memory last (Jozefowicz et al. 2015, section 2.2).
         input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
         recurrent_scale: modulus of the eigenvalues of the four fresh blocks of W, each orthogonal times it.
-        store_gates: whether the forward pass keeps the gates for the reverse pass, or that makes them anew from the
-            states, by one more product per segment: leaner and slower (`scripts/bench.py --cell lstm`).
 
     Raises:
         ValueError: a size below 1, a scale that is negative or not finite.
@@ -82,7 +80,6 @@ class LSTM(Cell):
     forget_bias: float = 1.0
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
-    store_gates: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,10 +117,13 @@ class LSTM(Cell):
 
     def advance(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> tuple[LSTMState, Any]:
         """s_t and m_t, and for the reverse pass the one tanh that all four gates come from, [*batch, 4H]."""
-        t = self._tanh(operands, state, projected)
+        z = scale(state.s, operands.keep) @ operands.W_T + projected  # [*batch, 4H]
+        # sigmoid(z) = (1 + tanh(z/2)) / 2: one function for all gates, one array to keep (three calls of sigmoid, one
+        # of tanh and four arrays: 1.2 to 2.2 times as long for this step's elementwise part).
+        t = jnp.tanh(self._halves(z.dtype) * z)
         i, f, g, o = self._gates(t)
         m = f * state.m + i * g
-        return LSTMState(o * jnp.tanh(m), m), t if self.store_gates else ()
+        return LSTMState(o * jnp.tanh(m), m), t
 
     def step(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> LSTMState:
         """s_t and m_t."""
@@ -136,7 +136,7 @@ class LSTM(Cell):
 
         Each gate's derivative is that of its tanh: (1 - t^2) for g, (1 - t^2)/4 = sigmoid' for the others.
         """
-        t = kept if self.store_gates else self._tanh(operands, previous, self.project(operands, inputs))
+        t = kept
         i, f, g, o = self._gates(t)
         tanh_m = jnp.tanh(states.m)
         slopes = (1 - t * t) * self._halves(t.dtype)
@@ -164,13 +164,6 @@ class LSTM(Cell):
     def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
         """dE/dx_t = U^T delta_t, [K, *batch, D]."""
         return affine_input_grads(params.U, deltas)
-
-    def _tanh(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> Array:
-        """tanh(z/2) for i, f, o and tanh(z) for g, [..., 4H]."""
-        # sigmoid(z) = (1 + tanh(z/2)) / 2: one function for all gates, one array to keep (three calls of sigmoid, one
-        # of tanh and four arrays: 1.2 to 2.2 times as long for this step's elementwise part).
-        z = scale(state.s, operands.keep) @ operands.W_T + projected  # [..., 4H]
-        return jnp.tanh(self._halves(z.dtype) * z)
 
     def _gates(self, t: Array) -> tuple[Array, Array, Array, Array]:
         """i, f, g, o [..., H] of t = tanh(z/2) for i, f, o and tanh(z) for g."""

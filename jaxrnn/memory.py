@@ -1,0 +1,49 @@
+"""What a step of one layer occupies in the two passes, from shapes alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrnn.cell import Cell, Params, State
+
+
+class StepBytes(NamedTuple):
+    """Bytes of one step of the whole batch."""
+
+    state: int  # s_t: the least that the forward pass must keep, of some steps at least
+    kept: int  # what else it finds worth keeping
+    work: int  # what else the reverse pass occupies: inputs, s_{t-1}, g, factors, deltas
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+
+def layer_bytes(cell: Cell, params: Params, inputs: Any, state: State) -> StepBytes:
+    """What a step of one layer occupies.
+
+    Args:
+        cell, params, state: the layer, and its state for the batch; arrays or their shapes.
+        inputs: of a segment, [K, *batch, D] or [K, *batch], or their shape.
+    """
+
+    def reverse_step(params: Params, x: jax.Array, state: State) -> Any:
+        operands = cell.prepare(params)
+        after, kept = cell.advance(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x)))
+        previous, states, kept = jax.tree.map(lambda leaf: leaf[None], (state, after, kept))
+        local = cell.linearize(operands, x, previous, states, kept)
+        delta = cell.step_adjoint(operands, after, jax.tree.map(lambda leaf: leaf[0], local))[1]
+        return kept, (local, delta)
+
+    step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
+    kept, factors = jax.eval_shape(reverse_step, params, step, state)
+    return StepBytes(nbytes(state), nbytes(kept), nbytes((step, [state] * 2, factors)))
+
+
+def nbytes(tree: Any) -> int:
+    """The bytes of all leaves of a pytree of arrays or their shapes."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
