@@ -278,6 +278,7 @@ def linearize_segment(layer: Unrolled, inputs: Array, previous: State, trace: Tr
     cell, operands, kept = layer.cell, layer.operands, trace.kept
     if kept is None:
         _, kept = cell.advance(operands, previous, cell.project(operands, inputs))
+        kept = lax.optimization_barrier(kept)
     return cell.linearize(operands, inputs, previous, trace.states, kept)
 
 

@@ -94,8 +94,9 @@ def value_and_grad(
     Raises:
         TypeError: net is not a Network; a truncate that is a number; arguments of the wrong kind.
         ValueError: a segment below 1, an unknown recompute, options that exclude each other, a truncation or a budget
-            for a network that reads both ways; from the function returned, shapes that do not fit, tokens or labels out of
-            range (outside jit; inside it they give NaN), T = 0, dropout without a key, a budget that cannot be met.
+            for a network that reads both ways; from the function returned, shapes that do not fit, tokens or labels
+            out of range (outside jit; inside it they give NaN), T = 0, dropout without a key, a budget that cannot be
+            met.
 
     Source: Werbos (1990), "Backpropagation through time: what it does and how to do it"; Chen et al. (2016), "Training
     deep nets with sublinear memory cost", for recompute; the truncations name theirs.
@@ -264,8 +265,11 @@ def _forward_only(
 
 
 def _cuts(run: Run, truncate: Truncation | None) -> Any:
-    """Where a chunk begins, [T]: the gradient does not reach back past it."""
-    return np.arange(run.steps[0]) % truncate.k == 0 if isinstance(truncate, Carried) else None
+    """Where a chunk begins, [T], but for the first: the gradient does not reach back past it."""
+    if not isinstance(truncate, Carried):
+        return None
+    steps = np.arange(run.steps[0])
+    return (steps > 0) & (steps % truncate.k == 0)
 
 
 def _parted(step: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

@@ -204,7 +204,7 @@ class _Sizes:
 
 
 def _within(lengths: tuple[int, ...], k: int) -> tuple[int, ...]:
-    """Segments of which the innermost divide k, so that one begins every k steps, and the others are several of them."""
+    """Segments of which the innermost divide k, so that one begins every k steps; the others are several of them."""
     K = lengths[-1]
     divisors = [d for d in range(1, min(K, k) + 1) if k % d == 0]
     # Far below the K wanted (k is prime, say) loops would grow too short: then the whole chunk is one segment.
