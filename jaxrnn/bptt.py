@@ -115,7 +115,7 @@ def unroll(
     state = scan.check_state(cell, state, initial, batch, dtype)
     keep = lax.stop_gradient(scan.check_keep(cell, keep, batch, dtype))
     initial = None if breaks.reset is None else initial
-    sequence = Sequence(cast(inputs, dtype), state, breaks, initial, keep)
+    sequence = Sequence(cast(blank(breaks.mask, inputs), dtype), state, breaks, initial, keep)
     return unroll_sequence(cell, params, sequence, way, gradient)
 
 

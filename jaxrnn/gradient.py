@@ -183,7 +183,13 @@ def both_passes(
     """Forward through all segments, and back: the final state, and the carry before the first of them."""
     K, *inner = plan.lengths
     cut = split(steps, steps.inputs.shape[0], K)
-    final, kept = scan_segments(lambda state, x: stack.keep(state, x, plan.recompute), state, cut)
+
+    def ahead(state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], Any]:
+        if plan.recompute is True:
+            return _advance(stack, plan.lengths[-1], state, steps), state
+        return stack.keep(state, steps, plan.recompute)
+
+    final, kept = scan_segments(ahead, state, cut)
     if stack.net.last_step:
         carry = _ask_last(stack, final, carry)
 
@@ -197,12 +203,18 @@ def both_passes(
     return final, carry
 
 
+def _advance(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
+    """The final state, by segments of K: what goes before the loop over steps, U x_t, is for one of them at a time."""
+    cut = split(steps, steps.inputs.shape[0], K)
+    return scan_segments(lambda state, x: (stack.advance(state, x)[0], None), state, cut)[0]
+
+
 def _back_from(stack: Stack, lengths: tuple[int, ...], start: tuple[State, ...], carry: Carry, steps: Steps) -> Carry:
     """A segment backwards of which only the state before it was kept: all of it at once, or in segments of its own."""
     if not lengths:
         return stack.backward(carry, steps, stack.forward(start, steps)[1])
     cut = split(steps, steps.inputs.shape[0], lengths[0])
-    _, starts = scan_segments(lambda state, x: stack.keep(state, x, True), start, cut)
+    _, starts = scan_segments(lambda state, x: (_advance(stack, lengths[-1], state, x), state), start, cut)
 
     def back(carry: Carry, x: tuple[Steps, tuple[State, ...]]) -> tuple[Carry, None]:
         steps, start = x

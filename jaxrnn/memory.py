@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxrnn.affine import ONE_HOT_TOKENS
+from jaxrnn.arguments import is_integer
 from jaxrnn.cell import Cell, Params, State
 
 
@@ -41,7 +43,10 @@ def layer_bytes(cell: Cell, params: Params, inputs: Any, state: State) -> StepBy
 
     step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     kept, factors = jax.eval_shape(reverse_step, params, step, state)
-    return StepBytes(nbytes(state), nbytes(kept), nbytes((step, [state] * 2, factors)))
+    seen = nbytes(step)
+    if is_integer(inputs) and cell.inputs <= ONE_HOT_TOKENS:
+        seen *= cell.inputs
+    return StepBytes(nbytes(state), nbytes(kept), seen + nbytes(([state] * 2, factors)))
 
 
 def nbytes(tree: Any) -> int:

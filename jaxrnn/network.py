@@ -188,7 +188,7 @@ class Network:
         targets, weights, there = check_targets(self, run, targets, weights)
         top, final = unroll_layers(self, params, run, gradient)
         outputs = self.readout.apply(cast(params.readout, top.dtype), top)
-        errors = blank(there, self.objective(outputs, targets))  # [T, *batch]
+        errors = blank(there, self.objective(outputs, as_read(targets, there, outputs.dtype)))  # [T, *batch]
         E = jnp.sum(weights * errors, dtype=accumulation_dtype(outputs.dtype))
         return (E, final) if return_state else E
 
@@ -201,9 +201,9 @@ class Kept(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The arguments of a forward pass: checked, in the dtype that is computed in, blank where masked."""
+    """The arguments of a forward pass, checked."""
 
-    inputs: Array  # [T, *batch, D] or [T, *batch]
+    inputs: Array  # [T, *batch, D] or [T, *batch], before `as_read`: a copy of the whole sequence is not made
     state: tuple[State | None, ...]  # per layer, as given
     breaks: Breaks  # [T, *batch]
     kept: Kept
@@ -231,7 +231,7 @@ def unroll_layers(
     """All layers one after the other: what the readout sees, and the final state of each layer."""
     state, initial = starts(net, run, params.state)
     top: Any = None
-    fed, final = run.inputs, []
+    fed, final = as_read(run.inputs, run.breaks.mask, run.dtype), []
     for i, layer in enumerate(net.layers):
         sequence = Sequence(fed, state[i], run.breaks, initial[i], run.kept.recurrent[i])
         hidden, last = unroll_sequence(layer, params.layers[i], sequence, way, gradient)
@@ -265,20 +265,23 @@ def check_run(
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     steps = inputs.shape[:1] + batch_shape(inputs)
     given = _check_state(net, state, steps[1:], dtype)
-    return Run(cast(inputs, dtype), given, breaks, _draw(net, key, steps, dtype), dtype)
+    return Run(inputs, given, breaks, _draw(net, key, steps, dtype), dtype)
+
+
+def as_read(array: Array, there: Array | None, dtype: Any) -> Array:
+    """Inputs or targets of some steps as the two passes read them: blank where masked, floats in a dtype."""
+    return cast(blank(there, array), dtype)
 
 
 def check_targets(net: Network, run: Run, targets: Any, weights: Any) -> tuple[Array, Array, Array | None]:
-    """Targets and weights, blank where there is no loss, and where there is one; [T, *batch], or [*batch]."""
+    """Targets (before `as_read`), weights that are zero where there is no loss, and where there is one: None is all."""
     mask = run.breaks.mask
     steps, there = (run.steps[1:], None if mask is None else mask.any(0)) if net.last_step else (run.steps, mask)
     targets = as_array("targets", targets)
     if there is not None and targets.shape[: len(steps)] != steps:
         raise ValueError(f"targets must begin with {steps}, as what is not masked does, got shape {targets.shape}")
-    targets = blank(there, targets)
     dtype = accumulation_dtype(run.dtype)
-    targets = cast(targets, dtype) if jnp.issubdtype(targets.dtype, jnp.floating) else targets
-    _check_objective(net, targets, jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
+    _check_objective(net, as_read(targets, there, dtype), jax.ShapeDtypeStruct((*steps, net.readout.outputs), dtype))
     return targets, _loss_weights(weights, steps, there, dtype), there
 
 

@@ -113,12 +113,11 @@ def both_ways(
 
 
 def check_sequence(inputs: Any, size: int, mask: Any, reset: Any) -> tuple[Array, Breaks]:
-    """Inputs with zeros where masked, and only then held to be in range; and the breaks of the sequence."""
+    """Inputs, in range where they are not masked; and the breaks of the sequence."""
     inputs = check_inputs(inputs, size)
     breaks = check_breaks(mask, reset, inputs.shape[:1] + batch_shape(inputs))
-    inputs = blank(breaks.mask, inputs)
     if is_integer(inputs):
-        check_range("inputs", inputs, size)
+        check_range("inputs", blank(breaks.mask, inputs), size)
     return inputs, breaks
 
 

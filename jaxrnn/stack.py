@@ -14,7 +14,7 @@ from jaxrnn.breaks import Adjoint, Breaks, blank
 from jaxrnn.cell import State, add_to_hidden, hidden_of
 from jaxrnn.dropout import drop
 from jaxrnn.losses import value_and_gradient
-from jaxrnn.network import Network, NetworkParams, Run, check_targets
+from jaxrnn.network import Network, NetworkParams, Run, as_read, check_targets
 from jaxrnn.readout import ReadoutParams
 from jaxrnn.scan import Trace
 
@@ -36,6 +36,7 @@ class Loss:
     ) -> tuple[Array, Array, ReadoutParams]:
         """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
         outputs = self.net.readout.apply(self.params, hidden)
+        targets = as_read(targets, there, outputs.dtype)
         errors, e = blank(there, value_and_gradient(self.net.objective, outputs, targets))
         g, grads = self.net.readout.adjoint(self.params, hidden, weights[..., None] * e)
         return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
@@ -78,7 +79,7 @@ class Stack:
 
     def advance(self, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], Array]:
         """Layers from the bottom, where no reverse pass follows: the final state, and what the readout sees."""
-        top, fed, final = None, steps.inputs, []
+        top, fed, final = None, self.read(steps), []
         for (cell, _, operands, initial, _), start, kept in zip(self.layers, state, steps.between, strict=True):
             hidden, last = scan.scan_cell(cell, operands, fed, start, steps.breaks, initial)
             top, fed = self.net.hand_up(top, hidden, kept)
@@ -88,7 +89,7 @@ class Stack:
 
     def forward(self, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], tuple[Trace, ...]]:
         """Layers from the bottom: the final state, and the trace of every layer."""
-        top, fed, final, traces = None, steps.inputs, [], []
+        top, fed, final, traces = None, self.read(steps), [], []
         for layer, start, kept in zip(self.layers, state, steps.between, strict=True):
             trace, last = trace_segment(layer, start, fed, steps.breaks)
             top, fed = self.net.hand_up(top, hidden_of(trace.states), kept)
@@ -98,8 +99,6 @@ class Stack:
 
     def keep(self, state: tuple[State, ...], steps: Steps, recompute: bool | str) -> tuple[tuple[State, ...], Any]:
         """The final state, and what of the segment is kept until the reverse pass."""
-        if recompute is True:
-            return self.advance(state, steps)[0], state
         final, traces = self.forward(state, steps)
         return final, tuple(stored(trace, recompute) for trace in traces)
 
@@ -132,9 +131,13 @@ class Stack:
         asked = tuple(adjoint._replace(state=add_to_hidden(adjoint.state, g)) for adjoint in adjoints[-seen:])
         return adjoints[:-seen] + asked
 
+    def read(self, steps: Steps) -> Array:
+        """What the lowest layer is fed."""
+        return as_read(steps.inputs, steps.breaks.mask, self.dtype)
+
     def fed(self, steps: Steps, traces: tuple[Trace, ...]) -> list[Array]:
         """What each layer was fed, and above them what the readout sees: made anew, nothing of it was kept."""
-        top, fed = None, [steps.inputs]
+        top, fed = None, [self.read(steps)]
         for trace, kept in zip(traces, steps.between, strict=True):
             top, above = self.net.hand_up(top, hidden_of(trace.states), kept)
             fed.append(above)

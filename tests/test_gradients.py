@@ -14,7 +14,7 @@ from problems import OBJECTIVES, Problem
 import jaxrnn
 from jaxrnn import bptt
 from jaxrnn.affine import ONE_HOT_TOKENS
-from jaxrnn.bptt import layer_bytes
+from jaxrnn.memory import layer_bytes
 from jaxrnn.segments import segment_length
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -140,7 +140,8 @@ def test_a_long_sequence_is_cut_by_itself_and_nothing_changes():
     """The automatic segments of `unroll` and `value_and_grad`, at a size where they are shorter than the sequence."""
     problem = Problem(T=101, batch=(128,), D=2, H=(100,), V=3, stateful=True, weighted=True)
     net, params, data = problem.network(), problem.params(), problem.data()
-    K = segment_length("auto", problem.T, 128, layer_bytes(net.layers[0], params.layers[0], data[0], data[3][0]))
+    step_bytes = layer_bytes(net.layers[0], params.layers[0], data[0], data[3][0]).total
+    K = segment_length("auto", problem.T, 128, step_bytes)
     assert 1 < K < problem.T
     assert problem.T % K != 0
     truth = jax.jit(jax.value_and_grad(net.loss))(params, *data)
