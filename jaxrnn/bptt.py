@@ -125,6 +125,7 @@ class Way(NamedTuple):
     reverse: bool = False  # whether the forward scan runs from the last step to the first
     recompute: bool | str = False  # what the reverse scan makes anew: nothing, "gates", or True, the states too
     backward: str = "sequential"  # or "associative"
+    norms: bool = False  # whether the reverse scan gives the norms of what it carries
 
 
 ONWARD = Way()
@@ -188,7 +189,7 @@ def _unroll_backward(cell: Cell, way: Way, residuals: tuple, cotangents: tuple[A
         grads, adjoint = carry
         inputs, breaks, g, kept = x
         trace = trace_segment(layer, kept, inputs, breaks)[0] if way.recompute is True else kept
-        adjoint, dparams, dx = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
+        adjoint, dparams, dx, _ = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
         return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
     cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(cell, computed, inputs, state, way))
@@ -231,9 +232,16 @@ def zero_grads(params: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), params)
 
 
+class StepNorms(NamedTuple):
+    """How large the gradient is at every step of one layer, over units and batch together."""
+
+    delta: Array  # |delta_t|, [K]
+    adjoint: Array  # |dE/ds_t|, [K]
+
+
 def reverse_segment(
     layer: Unrolled, inputs: Array, breaks: Breaks, g: Array | None, trace: Trace, adjoint: Adjoint
-) -> tuple[Adjoint, Params, Array | None]:
+) -> tuple[Adjoint, Params, Array | None, StepNorms | None]:
     """One segment of one layer backwards: the heart of BPTT.
 
         dE/ds_t = g_t + (carried adjoint)        dE/ds_{t-1}, delta_t = step_adjoint(dE/ds_t)
@@ -251,26 +259,43 @@ def reverse_segment(
         adjoint: dE/ds_K through the steps after the segment.
 
     Returns:
-        The adjoint of `trace.start`, the weight gradients of this segment, and dE/dx_t (None for tokens).
+        The adjoint of `trace.start`, the weight gradients of this segment, dE/dx_t (None for tokens), and where the
+        way asks for them the norms of its steps.
     """
     cell, params, operands, initial, way = layer
     previous = enter(breaks, initial, previous_states(trace, way.reverse))
     local = linearize_segment(layer, inputs, previous, trace)
+    adjoint, deltas, norms = reverse_steps(layer, breaks, g, local, adjoint)
+    dparams = cell.weight_grads(params, operands, inputs, previous, deltas)
+    dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
+    return adjoint, dparams, dx, norms
+
+
+def reverse_steps(
+    layer: Unrolled, breaks: Breaks, g: Array | None, local: Any, adjoint: Adjoint
+) -> tuple[Adjoint, Any, StepNorms | None]:
+    """The loop over the steps of a segment backwards: the adjoint before it, delta_t [K, *batch, ...], and norms."""
+    cell, _, operands, _, way = layer
 
     def step(adjoint: Adjoint, x: tuple[Array | None, Any, Breaks]) -> tuple[Adjoint, Any]:
         g, local, breaks = x
         after = adjoint.state if g is None else add_to_hidden(adjoint.state, g)
         before, delta = cell.step_adjoint(operands, after, local)
-        return enter_adjoint(breaks, leave(breaks, after, before), adjoint.initial), delta
+        adjoint = enter_adjoint(breaks, leave(breaks, after, before), adjoint.initial)
+        return adjoint, (delta, after if way.norms else None)
 
     if way.backward == "associative":
         adjoint, deltas = associative.reverse_scan(cell, operands, adjoint, (g, local, breaks), reverse=not way.reverse)
+        after = None
     else:
-        adjoint, deltas = lax.scan(step, adjoint, (g, local, breaks), reverse=not way.reverse)
+        adjoint, (deltas, after) = lax.scan(step, adjoint, (g, local, breaks), reverse=not way.reverse)
     deltas = blank(breaks.mask, deltas)
-    dparams = cell.weight_grads(params, operands, inputs, previous, deltas)
-    dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
-    return adjoint, dparams, dx
+    return adjoint, deltas, StepNorms(_norms(deltas), _norms(after)) if way.norms else None
+
+
+def _norms(tree: Any) -> Array:
+    """Of every step, over all else: [K, ...] to [K]."""
+    return jnp.sqrt(sum(jnp.sum(leaf * leaf, axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)))
 
 
 def linearize_segment(layer: Unrolled, inputs: Array, previous: State, trace: Trace) -> Any:

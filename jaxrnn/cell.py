@@ -132,6 +132,18 @@ class Cell(abc.ABC):
         _, pullback = jax.vjp(lambda inputs: self._steps(params, inputs, previous), inputs)
         return pullback(deltas)[0]
 
+    def weight_factors(self, operands: Any, inputs: Array, previous: State, deltas: Any) -> Params | None:
+        """For each weight the pair (delta, x) of which its gradient is the sum of outer products, delta_t x_t^T.
+
+        By default not known. Where it is, `jaxrnn.flow` has norms of single terms without forming them. The x of a bias
+        is None; tokens [K, *batch] stand for their one-hot vectors.
+        """
+        return None
+
+    def gates(self, kept: Any) -> dict[str, Array]:
+        """The gates among what `advance` kept, by name, each [..., H] from 0 (shut) to 1 (open): by default none."""
+        return {}
+
     def _steps(self, params: Params, inputs: Array, previous: State) -> State:
         operands = self.prepare(params)
         return jax.vmap(functools.partial(self.step, operands))(previous, self.project(operands, inputs))

@@ -41,6 +41,7 @@ def value_and_grad(
     compute_dtype: Any = None,
     return_state: bool = False,
     return_lags: bool = False,
+    return_flow: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
     """The loss of a network and its gradient by BPTT, written by hand: the twin of `jax.value_and_grad(net.loss)`.
 
@@ -72,11 +73,14 @@ def value_and_grad(
         return_lags: for a `Window`, whether to return how many lags were used, the size of the last against lag 0, and
             a bound for what was left out of any entry of dE/dW and dE/db, under the condition that further lags shrink
             no slower than the last ones did.
+        return_flow: whether to return what the reverse scan carries: for every layer the norms |delta_t| and |dE/ds_t|,
+            [T] each, over units and batch together. Where they shrink from the end to the beginning the gradient
+            vanishes. See `jaxrnn.flow` for more of it.
 
     Returns:
         A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None, key=None) -> (E, grads)`,
-        or, with `return_state`, `-> ((E, final), grads)`, with `return_lags` `-> ((E, lags), grads)`, with both
-        `-> ((E, final, lags), grads)`:
+        or, with `return_state`, `-> ((E, final), grads)`, with `return_lags` `-> ((E, lags), grads)`, with
+        `return_flow` `-> ((E, flow), grads)`, with several of them in this order:
 
         params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
         inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
@@ -116,6 +120,8 @@ def value_and_grad(
         raise ValueError("truncate and memory_budget need a network without bidirectional layers, which see all of T")
     if return_lags and not isinstance(truncate, Window):
         raise ValueError("return_lags needs truncate=jaxrnn.Window(k)")
+    if return_flow and (isinstance(truncate, Window) or net.bidirectional):
+        raise ValueError("return_flow needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers")
     if compute_dtype is not None:
         check_float("compute_dtype", compute_dtype)
 
@@ -133,11 +139,13 @@ def value_and_grad(
         run = check_run(net, params, inputs, state, mask, reset, key, compute_dtype)
         loss = Loss(net, params, run, targets, weights)
         if net.bidirectional:
-            E, final, grads, lags = _layer_by_layer(net, params, run, loss, segment, recompute)
+            E, final, grads = _layer_by_layer(net, params, run, loss, segment, recompute)
+            lags = norms = None
         else:
             chosen = decide(net, run.inputs, run.dtype, segment, recompute, truncate, memory_budget)
-            E, final, grads, lags = _segment_by_segment(net, params, run, loss, chosen, truncate)
-        extras = (final,) * return_state + (lags,) * return_lags
+            way = Way(norms=return_flow)
+            E, final, grads, lags, norms = _segment_by_segment(net, params, run, loss, chosen, truncate, way)
+        extras = (final,) * return_state + (lags,) * return_lags + (norms,) * return_flow
         return ((E, *extras) if extras else E), cast_like(grads, params)
 
     return loss_and_gradient
@@ -152,11 +160,11 @@ def _check_key(net: Network, key: Array | None) -> None:
 
 
 def _segment_by_segment(
-    net: Network, params: NetworkParams, run: Run, loss: Loss, plan: Plan, truncate: Truncation | None
-) -> tuple[Array, tuple[State, ...], NetworkParams, Lags | None]:
-    """The loss, the final state, and the gradients: every segment is taken through all layers before the next."""
+    net: Network, params: NetworkParams, run: Run, loss: Loss, plan: Plan, truncate: Truncation | None, way: Way
+) -> tuple[Array, tuple[State, ...], NetworkParams, Lags | None, Any]:
+    """Loss, final state, gradients, lags and norms: every segment is taken through all layers before the next."""
     (state, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
-    stack = Stack(net, params, run, initial, loss)
+    stack = Stack(net, params, run, initial, loss, way)
     E, readout = loss.zeros()
     grads = zero_grads(params)._replace(readout=readout)
     steps = Steps(run.inputs, run.breaks, run.kept.between, None if net.last_step else loss.steps, _cuts(run, truncate))
@@ -165,22 +173,23 @@ def _segment_by_segment(
     if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
         head, steps = (jax.tree.map(part, steps) for part in _parted(run.steps[0] - truncate.k))
         state, carry = _forward_only(stack, state, carry, head)
+    lags = norms = None
     if isinstance(truncate, Window):
         final, carry, lags = _by_lags(stack, state, carry, steps, plan, truncate)
     else:
-        final, carry = both_passes(stack, plan, state, carry, steps)
-        lags = None
+        final, carry, norms = both_passes(stack, plan, state, carry, steps)
     E, grads, adjoints = carry
     if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
         adjoints = tuple(a._replace(state=jax.tree.map(jnp.zeros_like, a.state)) for a in adjoints)
+        norms = jax.tree.map(lambda leaf: jnp.pad(leaf, (run.steps[0] - truncate.k, 0)), norms)
     (learned,) = to_learned(tuple(zip(*adjoints, strict=True)))
-    return E, final, grads._replace(state=learned), lags
+    return E, final, grads._replace(state=learned), lags, norms
 
 
 def both_passes(
     stack: Stack, plan: Plan, state: tuple[State, ...], carry: Carry, steps: Steps
-) -> tuple[tuple[State, ...], Carry]:
-    """Forward through all segments, and back: the final state, and the carry before the first of them."""
+) -> tuple[tuple[State, ...], Carry, Any]:
+    """Forward through all segments, and back: the final state, the carry before the first of them, and norms [T]."""
     K, *inner = plan.lengths
     cut = split(steps, steps.inputs.shape[0], K)
 
@@ -193,14 +202,14 @@ def both_passes(
     if stack.net.last_step:
         carry = _ask_last(stack, final, carry)
 
-    def back(carry: Carry, x: tuple[Steps, Any]) -> tuple[Carry, None]:
+    def back(carry: Carry, x: tuple[Steps, Any]) -> tuple[Carry, Any]:
         steps, kept = x
         if plan.recompute is True:
-            return _back_from(stack, tuple(inner), kept, carry, steps), None
-        return stack.backward(carry, steps, kept), None
+            return _back_from(stack, tuple(inner), kept, carry, steps)
+        return stack.backward(carry, steps, kept)
 
-    carry, _ = scan_segments(back, carry, each(lambda *x: x, cut, kept), reverse=True)
-    return final, carry
+    carry, norms = scan_segments(back, carry, each(lambda *x: x, cut, kept), reverse=True)
+    return final, carry, join(norms)
 
 
 def _advance(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
@@ -209,18 +218,21 @@ def _advance(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tu
     return scan_segments(lambda state, x: (stack.advance(state, x)[0], None), state, cut)[0]
 
 
-def _back_from(stack: Stack, lengths: tuple[int, ...], start: tuple[State, ...], carry: Carry, steps: Steps) -> Carry:
+def _back_from(
+    stack: Stack, lengths: tuple[int, ...], start: tuple[State, ...], carry: Carry, steps: Steps
+) -> tuple[Carry, Any]:
     """A segment backwards of which only the state before it was kept: all of it at once, or in segments of its own."""
     if not lengths:
         return stack.backward(carry, steps, stack.forward(start, steps)[1])
     cut = split(steps, steps.inputs.shape[0], lengths[0])
     _, starts = scan_segments(lambda state, x: (_advance(stack, lengths[-1], state, x), state), start, cut)
 
-    def back(carry: Carry, x: tuple[Steps, tuple[State, ...]]) -> tuple[Carry, None]:
+    def back(carry: Carry, x: tuple[Steps, tuple[State, ...]]) -> tuple[Carry, Any]:
         steps, start = x
-        return _back_from(stack, lengths[1:], start, carry, steps), None
+        return _back_from(stack, lengths[1:], start, carry, steps)
 
-    return scan_segments(back, carry, each(lambda *x: x, cut, starts), reverse=True)[0]
+    carry, norms = scan_segments(back, carry, each(lambda *x: x, cut, starts), reverse=True)
+    return carry, join(norms)
 
 
 def _ask_last(stack: Stack, final: tuple[State, ...], carry: Carry) -> Carry:
@@ -290,7 +302,7 @@ def _parted(step: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
 
 def _layer_by_layer(
     net: Network, params: NetworkParams, run: Run, loss: Loss, segment: int | str, recompute: bool | str
-) -> tuple[Array, tuple[State, ...], NetworkParams, None]:
+) -> tuple[Array, tuple[State, ...], NetworkParams]:
     """The same where layers read both ways: the backward direction needs all segments of the layer below."""
     way = Way(recompute=recompute)
     unrolled = functools.partial(unroll_layers, net, run=run, gradient="bptt", way=way)
@@ -300,4 +312,4 @@ def _layer_by_layer(
     else:
         (E, readout), g = _readout(loss, top, segment)
     (grads,) = pullback(g)
-    return E, final, grads._replace(readout=readout), None
+    return E, final, grads._replace(readout=readout)

@@ -270,7 +270,8 @@ def check_run(
 
 def as_read(array: Array, there: Array | None, dtype: Any) -> Array:
     """Inputs or targets of some steps as the two passes read them: blank where masked, floats in a dtype."""
-    return cast(blank(there, array), dtype)
+    array = blank(there, array)
+    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def check_targets(net: Network, run: Run, targets: Any, weights: Any) -> tuple[Array, Array, Array | None]:

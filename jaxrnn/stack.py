@@ -9,14 +9,24 @@ import jax.numpy as jnp
 
 from jaxrnn import scan
 from jaxrnn.arguments import Array, cast
-from jaxrnn.bptt import Unrolled, reverse_segment, stored, trace_segment, zero_grads
-from jaxrnn.breaks import Adjoint, Breaks, blank
+from jaxrnn.bptt import (
+    ONWARD,
+    StepNorms,
+    Unrolled,
+    Way,
+    linearize_segment,
+    reverse_segment,
+    stored,
+    trace_segment,
+    zero_grads,
+)
+from jaxrnn.breaks import Adjoint, Breaks, blank, enter
 from jaxrnn.cell import State, add_to_hidden, hidden_of
 from jaxrnn.dropout import drop
 from jaxrnn.losses import value_and_gradient
 from jaxrnn.network import Network, NetworkParams, Run, as_read, check_targets
 from jaxrnn.readout import ReadoutParams
-from jaxrnn.scan import Trace
+from jaxrnn.scan import Trace, previous_states
 
 
 class Loss:
@@ -56,6 +66,14 @@ class Steps(NamedTuple):
     cut: Array | None = None  # True where the gradient does not reach back past the step; read at a segment's first
 
 
+class Linearized(NamedTuple):
+    """What the reverse pass sees of the steps of one layer."""
+
+    fed: Array  # [K, *batch, D]
+    previous: State  # s_{t-1}, [K, *batch, H]
+    local: Any
+
+
 class Carry(NamedTuple):
     """What the reverse pass carries from segment to segment."""
 
@@ -68,13 +86,19 @@ class Stack:
     """A network of layers none of which is bidirectional, in the midst of its two passes."""
 
     def __init__(
-        self, net: Network, params: NetworkParams, run: Run, initial: tuple[State | None, ...], loss: Loss
+        self,
+        net: Network,
+        params: NetworkParams,
+        run: Run,
+        initial: tuple[State | None, ...],
+        loss: Any,
+        way: Way = ONWARD,
     ) -> None:
         self.net, self.loss, self.dtype = net, loss, run.dtype
         cells: Any = net.layers
         parts = zip(cells, cast(params.layers, run.dtype), run.kept.recurrent, initial, strict=True)
         self.layers = tuple(
-            Unrolled(cell, layer, scan.operands_of(cell, layer, keep), s_0) for cell, layer, keep, s_0 in parts
+            Unrolled(cell, layer, scan.operands_of(cell, layer, keep), s_0, way) for cell, layer, keep, s_0 in parts
         )
 
     def advance(self, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], Array]:
@@ -102,7 +126,9 @@ class Stack:
         final, traces = self.forward(state, steps)
         return final, tuple(stored(trace, recompute) for trace in traces)
 
-    def backward(self, carry: Carry, steps: Steps, traces: tuple[Trace, ...]) -> Carry:
+    def backward(
+        self, carry: Carry, steps: Steps, traces: tuple[Trace, ...]
+    ) -> tuple[Carry, tuple[StepNorms | None, ...]]:
         """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
         E, grads, adjoints = carry
         *fed, top = self.fed(steps, traces)
@@ -111,12 +137,23 @@ class Stack:
             segment_E, g, dreadout = self.loss.backward(top, *steps.loss)
             E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
         layers, back = list(grads.layers), list(adjoints)
+        norms: list[StepNorms | None] = [None] * len(layers)
         for i in reversed(range(len(layers))):
-            back[i], dparams, dx = reverse_segment(self.layers[i], fed[i], steps.breaks, g, traces[i], back[i])
+            back[i], dparams, dx, norms[i] = reverse_segment(
+                self.layers[i], fed[i], steps.breaks, g, traces[i], back[i]
+            )
             layers[i] = jax.tree.map(jnp.add, layers[i], dparams)
             g = self.hand_down(i, g, dx, steps)
         grads = NetworkParams(tuple(layers), readout, grads.state)
-        return Carry(E, grads, tuple(back if steps.cut is None else map(_cut(steps.cut[0]), back)))
+        return Carry(E, grads, tuple(back if steps.cut is None else map(_cut(steps.cut[0]), back))), tuple(norms)
+
+    def linearize(self, steps: Steps, traces: tuple[Trace, ...]) -> tuple[Linearized, ...]:
+        """What the reverse pass sees of every layer, where it does not take the layers one after the other."""
+        layers = []
+        for layer, fed, trace in zip(self.layers, self.fed(steps, traces), traces, strict=False):
+            previous = enter(steps.breaks, layer.initial, previous_states(trace))
+            layers.append(Linearized(fed, previous, linearize_segment(layer, fed, previous, trace)))
+        return tuple(layers)
 
     def hand_down(self, i: int, g: Array | None, dx: Array | None, steps: Steps) -> Array | None:
         """What layer i asks of the one below, from what is asked of it and of its inputs."""

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array
-from jaxrnn.bptt import Unrolled, linearize_segment
-from jaxrnn.breaks import Adjoint, Breaks, blank, enter, enter_adjoint, leave
+from jaxrnn.breaks import Adjoint, Breaks, blank, enter_adjoint, leave
 from jaxrnn.cell import State, add_to_hidden
-from jaxrnn.scan import Trace, previous_states
-from jaxrnn.stack import Stack, Steps
+from jaxrnn.scan import Trace
+from jaxrnn.stack import Linearized, Stack, Steps
 from jaxrnn.truncation import Window
 
 
@@ -23,15 +22,6 @@ class Lags(NamedTuple):
     used: Array  # lags taken, at most k; lag 0 is not counted
     last: Array  # the largest term of the last of them, against that of lag 0
     bound: Array  # of what lags left out add to any entry of dE/db and dE/dW: see `_reached`
-
-
-class Layer(NamedTuple):
-    """One layer and all its steps."""
-
-    unrolled: Unrolled
-    fed: Array  # [T, *batch, D]
-    previous: State  # s_{t-1}, [T, *batch, H]
-    local: Any
 
 
 class _Sums(NamedTuple):
@@ -59,10 +49,10 @@ def window(
         last: per layer, what is asked of the final state.
         truncate: k and the tolerance.
     """
-    layers = _layers(stack, steps, traces)
+    layers = stack.linearize(steps, traces)
     T = steps.inputs.shape[0]
     after = tuple(jax.tree.map(lambda leaf: _at_the_end(leaf, T), adjoint.state) for adjoint in last)
-    sums = _Sums(after, _zero_deltas(layers, after), last, jnp.int32(0), jnp.zeros(4, stack.loss.weights.dtype))
+    sums = _Sums(after, _zero_deltas(stack, layers, after), last, jnp.int32(0), jnp.zeros(4, stack.loss.weights.dtype))
     starts = tuple(jax.tree.map(jnp.zeros_like, adjoint) for adjoint in last)
     sums = _lag(stack, layers, steps, sums._replace(starts=starts), g)
 
@@ -74,26 +64,18 @@ def window(
 
     sums = lax.while_loop(more, lambda sums: _lag(stack, layers, steps, sums, None), sums)
     grads = tuple(
-        layer.unrolled.cell.weight_grads(*layer.unrolled[1:3], layer.fed, layer.previous, delta)
-        for layer, delta in zip(layers, sums.deltas, strict=True)
+        cell.weight_grads(params, operands, layer.fed, layer.previous, delta)
+        for (cell, params, operands, _, _), layer, delta in zip(stack.layers, layers, sums.deltas, strict=True)
     )
     return grads, sums.starts, _reached(sums, T)
 
 
-def _layers(stack: Stack, steps: Steps, traces: tuple[Trace, ...]) -> tuple[Layer, ...]:
-    layers = []
-    for layer, fed, trace in zip(stack.layers, stack.fed(steps, traces), traces, strict=False):
-        previous = enter(steps.breaks, layer.initial, previous_states(trace))
-        layers.append(Layer(layer, fed, previous, linearize_segment(layer, fed, previous, trace)))
-    return tuple(layers)
-
-
-def _lag(stack: Stack, layers: tuple[Layer, ...], steps: Steps, sums: _Sums, g: Array | None) -> _Sums:
+def _lag(stack: Stack, layers: tuple[Linearized, ...], steps: Steps, sums: _Sums, g: Array | None) -> _Sums:
     """One lag: every step's adjoint through that step, all at once; layers from the top."""
     after, deltas, starts = list(sums.after), list(sums.deltas), list(sums.starts)
     sizes = []
     for i in reversed(range(len(layers))):
-        (cell, params, operands, _, _), fed, previous, local = layers[i]
+        (cell, params, operands, _, _), (fed, previous, local) = stack.layers[i], layers[i]
         asked = after[i] if g is None else add_to_hidden(after[i], g)
         before, delta = cell.step_adjoint(operands, asked, local)
         delta = blank(steps.breaks.mask, delta)
@@ -121,13 +103,10 @@ def _at_the_end(leaf: Array, steps: int) -> Array:
     return jnp.zeros((steps, *leaf.shape), leaf.dtype).at[-1].set(leaf)
 
 
-def _zero_deltas(layers: tuple[Layer, ...], after: tuple[State, ...]) -> tuple[Any, ...]:
+def _zero_deltas(stack: Stack, layers: tuple[Linearized, ...], after: tuple[State, ...]) -> tuple[Any, ...]:
     def deltas() -> tuple[Any, ...]:
-        pairs = zip(layers, after, strict=True)
-        return tuple(
-            layer.unrolled.cell.step_adjoint(layer.unrolled.operands, adjoint, layer.local)[1]
-            for layer, adjoint in pairs
-        )
+        parts = zip(stack.layers, layers, after, strict=True)
+        return tuple(layer.cell.step_adjoint(layer.operands, asked, seen.local)[1] for layer, seen, asked in parts)
 
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(deltas))
 

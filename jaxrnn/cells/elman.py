@@ -139,6 +139,11 @@ class Elman(Cell):
             b=sum_of(delta_T) if self.bias else None,
         )
 
+    def weight_factors(self, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array) -> ElmanParams:
+        """The factors of the sums in `weight_grads`."""
+        pair_b: Any = (deltas, None) if self.bias else None
+        return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.keep)), b=pair_b)  # type: ignore[arg-type]
+
     def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
         """dE/dx_t = U^T delta_t, [K, *batch, D]."""
         return affine_input_grads(params.U, deltas)

@@ -150,7 +150,22 @@ class GRU(Cell):
             d=sum_of(delta_T[2 * self.hidden :]) if self.bias else None,
         )
 
+    def weight_factors(self, operands: GRUOperands, inputs: Array, previous: Array, deltas: Any) -> GRUParams:
+        """The factors of the sums in `weight_grads`."""
+        of_inputs = self._of_inputs(deltas)
+        pairs: Any = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
+        return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.keep)), *pairs)  # type: ignore[arg-type]
+
+    def gates(self, kept: Any) -> dict[str, Array]:
+        """r_t and z_t; z_t = 1 holds the state."""
+        r, z = jnp.split(kept[0], 2, -1)
+        return {"reset": r, "update": z}
+
     def input_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Any) -> Array:
         """dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
+        return affine_input_grads(params.U, self._of_inputs(deltas))
+
+    def _of_inputs(self, deltas: Any) -> Array:
+        """(delta^r, delta^z, delta^n), [..., 3H]."""
         delta, delta_n = deltas
-        return affine_input_grads(params.U, jnp.concatenate([delta[..., : 2 * self.hidden], delta_n], -1))
+        return jnp.concatenate([delta[..., : 2 * self.hidden], delta_n], -1)

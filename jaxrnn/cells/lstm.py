@@ -161,6 +161,16 @@ class LSTM(Cell):
             b=sum_of(delta_T) if self.bias else None,
         )
 
+    def weight_factors(self, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:
+        """The factors of the sums in `weight_grads`."""
+        pair_b: Any = (deltas, None) if self.bias else None
+        return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.keep)), pair_b)  # type: ignore[arg-type]
+
+    def gates(self, kept: Any) -> dict[str, Array]:
+        """i_t, f_t and o_t."""
+        i, f, _, o = self._gates(kept)
+        return {"input": i, "forget": f, "output": o}
+
     def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
         """dE/dx_t = U^T delta_t, [K, *batch, D]."""
         return affine_input_grads(params.U, deltas)

@@ -1,0 +1,100 @@
+"""The norm of every example's own gradient, without any of these gradients."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrnn.arguments import Array, batch_shape
+from jaxrnn.bptt import reverse_steps
+from jaxrnn.breaks import Adjoint
+from jaxrnn.flow.products import weight_norms
+from jaxrnn.flow.sequence import Asked, Sequence, prepare
+from jaxrnn.network import Network, NetworkParams
+
+
+class ExampleNorms(NamedTuple):
+    """Norms of the gradients of single examples."""
+
+    layers: tuple[Any, ...]  # for every weight of every layer, [*batch]
+    total: Array  # of all of them together, [*batch]
+
+
+def per_example_gradient_norms(
+    net: Network,
+    params: NetworkParams,
+    inputs: Any,
+    targets: Any,
+    weights: Any = None,
+    state: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+) -> ExampleNorms:
+    """How much each sequence of a batch adds to the gradient of the layers' weights, as a norm.
+
+        dE/dW = sum_n dE_n/dW        |dE_n/dW|^2 = sum_{t,k} (delta_t . delta_k) (s_{t-1} . s_{k-1})  of the example n
+
+    From delta, s and x by T x T products for one example at a time; the gradients themselves are never formed, for
+    cells that name their `weight_factors`. Worth it where H^2 is more than T; for long sequences of small networks
+    `jax.vmap` of `jaxrnn.value_and_grad` is the better way. A learned initial state and the readout are not counted.
+
+    Args:
+        net, params, inputs, targets, weights, state, mask, reset: as for `jaxrnn.value_and_grad`, with at least one
+            batch axis.
+
+    Returns:
+        `ExampleNorms`, [*batch] each.
+
+    Raises:
+        TypeError, ValueError: as for `jaxrnn.value_and_grad`; a network with bidirectional layers; no batch axis.
+
+    Source: Goodfellow (2015), "Efficient per-example gradient computations", for layers without recurrence.
+
+    >>> import jax, jaxrnn, jaxrnn.flow
+    >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
+    >>> norms = jaxrnn.flow.per_example_gradient_norms(net, net.init(jax.random.key(0)), tokens[:-1], tokens[1:])
+    >>> norms.total.shape, norms.layers[0].W.shape
+    ((2,), (2,))
+    """
+    return _norms(net, params, inputs, targets, weights, state, mask, reset)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _norms(net: Network, params: NetworkParams, *arguments: Any) -> ExampleNorms:
+    sequence, asked = prepare(net, params, *arguments)
+    batch = batch_shape(sequence.steps.inputs)
+    if not batch:
+        raise ValueError("inputs must have a batch axis, [T, *batch, D] or [T, *batch], got those of one sequence")
+    layers = []
+    for layer, seen, delta in zip(sequence.stack.layers, sequence.layers, deltas(sequence, asked), strict=True):
+        of_examples = jax.tree.map(
+            functools.partial(_examples_first, axes=len(batch)), (seen.fed, seen.previous, delta)
+        )
+        found = lax.map(lambda x, layer=layer: weight_norms(layer, *x), of_examples)
+        layers.append(jax.tree.map(lambda leaf: leaf.reshape(batch), found))
+    total = jnp.sqrt(sum(leaf * leaf for leaf in jax.tree.leaves(layers)))
+    return ExampleNorms(tuple(layers), total)
+
+
+def deltas(sequence: Sequence, asked: Asked) -> tuple[Any, ...]:
+    """delta_t of every layer, [T, *batch, ...], by one reverse scan of each from the top."""
+    stack, steps, g = sequence.stack, sequence.steps, asked.g
+    found: list[Any] = [None] * len(stack.layers)
+    for i in reversed(range(len(stack.layers))):
+        layer, (fed, previous, local) = stack.layers[i], sequence.layers[i]
+        adjoint: Adjoint = asked.adjoints[i]
+        _, found[i], _ = reverse_steps(layer, steps.breaks, g, local, adjoint)
+        dx = layer.cell.input_grads(layer.params, fed, previous, found[i]) if i > 0 else None
+        g = stack.hand_down(i, g, dx, steps)
+    return tuple(found)
+
+
+def _examples_first(leaf: Array, axes: int) -> Array:
+    """[T, *batch, ...] as [N, T, 1, ...]."""
+    leaf = leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + axes :])
+    return jnp.moveaxis(leaf, 1, 0)[:, :, None]

@@ -1,0 +1,80 @@
+"""Saturation: units at the ends of their range, and gates that are shut or open. There, gradients do not pass."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.arguments import Array
+from jaxrnn.cells.elman import Elman
+from jaxrnn.flow.sequence import forward
+from jaxrnn.network import Network, NetworkParams
+
+
+class Saturation(NamedTuple):
+    """Shares of one layer's units over all unmasked steps, between 0 and 1."""
+
+    units: Array  # with |s_t| beyond the threshold; of a relu, at zero
+    gates: dict[str, tuple[Array, Array]]  # by name: the share shut, the share open
+
+
+def saturation(
+    net: Network,
+    params: NetworkParams,
+    inputs: Any,
+    state: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    *,
+    threshold: float = 0.99,
+) -> tuple[Saturation, ...]:
+    """The share of units with |s_t| > 0.99, and of gates below 0.01 or above 0.99.
+
+    Through a saturated tanh the gradient is multiplied by 1 - s_t^2 < 0.02, through a relu at zero by zero; a shut gate
+    lets nothing through, and an open forget gate, or update gate of a GRU, all of it.
+
+    Args:
+        net, params, inputs, state, mask, reset: as for `jaxrnn.value_and_grad`.
+        threshold: of |s_t|, and for gates its distance from one at either end.
+
+    Returns:
+        One `Saturation` for each layer.
+
+    Raises:
+        TypeError, ValueError: as for `jaxrnn.value_and_grad`; a network with bidirectional layers, a threshold outside
+            (0.5, 1).
+
+    >>> import jax, jax.numpy as jnp, jaxrnn, jaxrnn.flow
+    >>> net = jaxrnn.Network((jaxrnn.LSTM(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
+    >>> found = jaxrnn.flow.saturation(net, net.init(jax.random.key(0)), jnp.zeros((10, 3)))
+    >>> float(found[0].units), sorted(found[0].gates)
+    (0.0, ['forget', 'input', 'output'])
+    """
+    if not 0.5 < threshold < 1:
+        raise ValueError(f"threshold must lie between 0.5 and 1, got {threshold}")
+    return _saturation(net, threshold, params, inputs, state, mask, reset)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _saturation(net: Network, threshold: float, params: NetworkParams, *arguments: Any) -> tuple[Saturation, ...]:
+    sequence = forward(net, params, *arguments)
+    mask = sequence.steps.breaks.mask
+
+    def share(flags: Array) -> Array:
+        there = jnp.ones(flags.shape[:-1], bool) if mask is None else mask
+        return jnp.sum(flags & there[..., None]) / jnp.maximum(jnp.sum(there) * flags.shape[-1], 1)
+
+    found = []
+    for cell, trace in zip(net.layers, sequence.traces, strict=True):
+        hidden = jax.tree.leaves(trace.states)[0]
+        relu = isinstance(cell, Elman) and cell.activation == "relu"
+        units = share(hidden == 0 if relu else jnp.abs(hidden) > threshold)
+        gates = {
+            name: (share(gate < 1 - threshold), share(gate > threshold))
+            for name, gate in cell.gates(trace.kept).items()  # type: ignore[union-attr]
+        }
+        found.append(Saturation(units, gates))
+    return tuple(found)
