@@ -13,14 +13,16 @@ from typing import Any
 
 import click
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import jaxrnn
 from jaxrnn import check as checking
-from jaxrnn import experiment, plots
+from jaxrnn import diagnosis, experiment, plots
 from jaxrnn.experiment import Experiment, Settings
+from jaxrnn.initializers import RECURRENT
 from jaxrnn.runs import Run
 from jaxrnn.tasks import text
 
@@ -57,6 +59,7 @@ def main() -> None:
     jaxrnn train           learn a text, character by character, in a minute and a half
     jaxrnn sample RUN      write text from what was learnt
     jaxrnn check           hold the gradients against autodiff and finite differences
+    jaxrnn flow RUN        see how far back its gradients reach, and why no further
     """
 
 
@@ -76,6 +79,7 @@ def main() -> None:
 @click.option("--clip", default=DEFAULT.clip, show_default=True, help="Global norm that gradients are clipped to.")
 @click.option("--gradient", type=click.Choice(["bptt", "autodiff"]), default=DEFAULT.gradient, show_default=True)
 @click.option("--every", default=DEFAULT.every, show_default=True, help="Steps between validations and saves.")
+@click.option("--flow", default=DEFAULT.flow, show_default=True, help="Steps between records of the gradient flow.")
 @click.option("--seed", default=DEFAULT.seed, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
@@ -168,7 +172,7 @@ class Bar:
             speed = characters / (time.perf_counter() - self.start)
             figures = f"loss {metrics['loss']:.3f}  {_bits(metrics['loss']):.3f} bits/char  {speed:,.0f} char/s"
             self.bar.update(self.task, completed=step, figures=figures)
-        else:
+        elif "validation_loss" in metrics:
             loss, elapsed = metrics["validation_loss"], time.perf_counter() - self.start
             self.bar.console.print(
                 f"step {step:>6}  validation {loss:.4f} nats, {_bits(loss):.4f} bits per character  ({elapsed:.0f} s)"
@@ -272,6 +276,88 @@ def check(
     console.print(f"One loss and gradient: {times}")
     if not report.passed:
         sys.exit(1)
+
+
+CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
+
+
+@main.command(short_help="See how far back gradients reach, and why no further.")
+@click.argument("run", required=False, type=click.Path(path_type=pathlib.Path))
+@click.option("--init", is_flag=True, help="A fresh network in the place of a run, on random sequences.")
+@click.option("--cell", type=click.Choice(list(CELLS)), default="elman", show_default=True)
+@click.option("--inputs", default=32, show_default=True, help="D, features of standard normal inputs.")
+@click.option("--hidden", default=128, show_default=True, help="H, hidden units.")
+@click.option("--outputs", default=32, show_default=True, help="V, outputs of a softmax.")
+@click.option("--layers", default=1, show_default=True)
+@click.option("--activation", type=click.Choice(["tanh", "relu"]), help="Of an Elman cell.  [default: tanh]")
+@click.option("--initializer", type=click.Choice(RECURRENT), help="Of an Elman cell's W.  [default: orthogonal]")
+@click.option("--scale", type=float, help="Of an Elman cell's W: its spectral radius.  [default: 1]")
+@click.option("--layer", default=-1, show_default=True, help="The layer to look at; -1 is the top one.")
+@click.option("--steps", default=100, show_default=True, help="T, 20 to 2,000.")
+@click.option("--batch", default=8, show_default=True, help="B, sequences.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=pathlib.Path), help="Folder for flow.png and flow.npz.  [default: RUN]"
+)
+def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, seed: int, **options: Any) -> None:
+    """Show the gradient flow of RUN, a folder that `jaxrnn train` made, or of a fresh network (--init).
+
+    A diagnosis in words: does the gradient vanish, explode, or pass; how many steps back it reaches; saturation; the
+    largest Lyapunov exponent; and what to try. The same as one page of pictures, flow.png, and as arrays, flow.npz.
+    """
+    if init == (run is not None):
+        raise ValueError("give the folder of a run, or --init, not both")
+    if init:
+        net, params, inputs, targets, title = _fresh(seed=seed, **options)
+    else:
+        assert run is not None
+        _only_for_init()
+        net, params, inputs, targets, title = _of_run(Run.open(run), options["steps"], options["batch"], seed)
+    found = diagnosis.diagnose(net, params, inputs, targets, key=jax.random.key(seed), layer=layer)
+    folder = out or run or pathlib.Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"{title}, T = {options['steps']}, B = {options['batch']}, layer {found.layer}\n")
+    console.print(str(found), markup=False)
+    plots.gradient_flow(found, title).savefig(folder / "flow.png", dpi=130)
+    np.savez(folder / "flow.npz", allow_pickle=False, **found.arrays())
+    console.print(f"\nThe page is {folder / 'flow.png'}, the arrays are in {folder / 'flow.npz'}.")
+
+
+def _only_for_init() -> None:
+    context = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    names = ("cell", "inputs", "hidden", "outputs", "layers", "activation", "initializer", "scale")
+    given = [f"--{name}" for name in names if context.get_parameter_source(name) is typed]
+    if given:
+        raise ValueError(f"a run has its own network: leave out {', '.join(given)}, or ask for --init")
+
+
+def _fresh(
+    cell: str, inputs: int, hidden: int, outputs: int, layers: int, steps: int, batch: int, seed: int, **options: Any
+) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
+    names = {"activation": "activation", "initializer": "recurrent_initializer", "scale": "recurrent_scale"}
+    given = {names[name]: value for name, value in options.items() if value is not None}
+    if given and cell != "elman":
+        raise ValueError(f"--activation, --initializer and --scale are for an Elman cell, not for {cell}")
+    sizes = [inputs] + [hidden] * layers
+    cells = tuple(CELLS[cell](D, H, **given) for D, H in itertools.pairwise(sizes))
+    net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs), jaxrnn.softmax_cross_entropy)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = jax.random.normal(keys[0], (steps, batch, inputs))
+    y = jax.random.randint(keys[1], (steps, batch), 0, outputs)
+    described = f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
+    return net, net.init(keys[2]), x, y, described
+
+
+def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
+    """The best checkpoint of a run, and pieces of its validation text."""
+    net, params, _ = experiment.trained(run)
+    tokens = experiment.reopen(run).text.validation
+    if len(tokens) <= steps + 1:
+        raise ValueError(f"--steps must be less than the {len(tokens)} characters of the validation text, got {steps}")
+    starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, batch)
+    pieces = np.stack([tokens[start : start + steps + 1] for start in starts], 1).astype(np.int32)  # [T + 1, B]
+    return net, params, pieces[:-1], pieces[1:], f"{run.path.name}, best checkpoint"
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Settings:
     gradient: str = "bptt"
     seed: int = 0
     every: int = 250  # steps between validations
+    flow: int = 0  # steps between records of the gradient flow; 0 for none
 
     def __post_init__(self) -> None:
         for name in ("hidden", "layers", "batch", "chunk", "steps", "every"):
@@ -47,8 +48,9 @@ class Settings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive, got {value}")
-        if self.warmup < 0:
-            raise ValueError(f"warmup must not be negative, got {self.warmup}")
+        for name in ("warmup", "flow"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class Experiment(NamedTuple):
@@ -75,12 +77,13 @@ class Experiment(NamedTuple):
         streams = text.Streams(self.text.train, settings.chunk, settings.batch, key)
         return train.fit(
             state,
-            train.make_step(self.net, self.optimizer, gradient=settings.gradient),
+            train.make_step(self.net, self.optimizer, gradient=settings.gradient, flow=settings.flow > 0),
             streams.batch,
             settings.steps,
             validate=self.validate,
             every=settings.every,
             log=log,
+            flow_every=settings.flow,
             save=lambda state: run.save(state, int(state.step)),
         )
 

@@ -3,46 +3,231 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxrnn.bptt import StepNorms
+from jaxrnn.diagnosis import Diagnosis, lag_profile
+
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#33658a", "#d1603d", "#888888"
+DECADES = 8  # below the largest value, in pictures of logarithms: further down is rounding in float32
 
 
 def learning_curve(metrics: Iterable[Mapping[str, Any]], yardsticks: Mapping[str, float]) -> Figure:
     """Bits per character over steps: training, validation, and the yardsticks as lines.
 
+    Where the metrics hold the gradient flow of training, its history is drawn below.
+
     Args:
-        metrics: with "step" and either "loss" or "validation_loss", in nats.
+        metrics: with "step" and one of "loss" and "validation_loss", in nats, or "flow", |dE/ds_t| per layer.
         yardsticks: bits per character by name.
     """
-    from matplotlib.figure import Figure
-
     rows = list(metrics)
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    history = [row for row in rows if "flow" in row]
+    figure = _figure(8, 8 if history else 4.5)
+    if not history:
+        _learning_curve(figure.subplots(), rows, yardsticks)
+        return figure
+    above, below = figure.subplots(2, 1, sharex=True)
+    _learning_curve(above, rows, yardsticks)
+    _flow_history(below, history)
+    return figure
+
+
+def _learning_curve(axes: Axes, rows: list[Mapping[str, Any]], yardsticks: Mapping[str, float]) -> None:
     curves = [("loss", "training", BLUE, ""), ("validation_loss", "validation", ORANGE, "o")]
     for name, label, colour, marker in curves:
         points = [(row["step"], row[name] / math.log(2)) for row in rows if name in row]
-        axes.plot(
-            [step for step, _ in points],
-            [bits for _, bits in points],
-            label=label,
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.2,
-        )
-    for name, bits in yardsticks.items():
-        axes.axhline(bits, color=GREY, linewidth=0.8, linestyle="--")
-        axes.annotate(name, (1, bits), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
-                      ha="right", color=GREY, fontsize=9)  # fmt: skip
+        steps, bits = [step for step, _ in points], [value for _, value in points]
+        axes.plot(steps, bits, label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
+    for name, bits_of in yardsticks.items():
+        axes.axhline(bits_of, color=GREY, linewidth=0.8, linestyle="--")
+        axes.annotate(name, (1, bits_of), xycoords=("axes fraction", "data"), xytext=(-4, 3),
+                      textcoords="offset points", ha="right", color=GREY, fontsize=9)  # fmt: skip
     axes.set(xlabel="steps", ylabel="bits per character")
     axes.set_ylim(0, 1.06 * max([*yardsticks.values(), 1.0]))
     axes.margins(x=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
+    _bare(axes)
     axes.legend(frameon=False, loc="lower left")
+
+
+def _flow_history(axes: Axes, history: list[Mapping[str, Any]]) -> None:
+    """|dE/ds_t| of the top layer, by training step and by steps before the end of the chunk."""
+    norms = np.array([row["flow"][-1][::-1] for row in history])  # [records, T], the last step first
+    logs = np.log10(np.where(norms > 0, norms, np.nan))
+    steps = [row["step"] for row in history]
+    image = axes.pcolormesh(_edges(steps), np.arange(norms.shape[1] + 1) - 0.5, logs.T, cmap="viridis")
+    axes.set(xlabel="steps", ylabel="steps before the end of the chunk")
+    _colours(axes, image, "log10 |dE/ds_t|")
+
+
+def terms(norms: np.ndarray, weight: str = "W") -> Figure:
+    """The double sum as a picture: the norm of every term (t, k), and beside it how it falls with the lag t - k.
+
+    Args:
+        norms: [T, T], zero above the diagonal, as `jaxrnn.flow.terms` gives them for one weight.
+        weight: its name.
+    """
+    figure = _figure(11, 4.8)
+    left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
+    _terms(left, norms, weight)
+    _profile(right, lag_profile(np.asarray(norms, np.float64)), f"term of dE/d{weight} against that at lag 0")
     return figure
+
+
+def delta_norms(flow: Sequence[StepNorms]) -> Figure:
+    """|delta_t| and |dE/ds_t| through time, for every layer, as `value_and_grad(..., return_flow=True)` gives them."""
+    figure = _figure(8, 4.2)
+    _delta_norms(figure.subplots(), flow)
+    return figure
+
+
+def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
+    """Singular values of ds_T/ds_{T-i} against the lag i: the largest, the smallest, and quantiles between.
+
+    Args:
+        singular_values: [L + 1, n], largest first.
+    """
+    figure = _figure(8, 4.2)
+    _spectrum(figure.subplots(), singular_values)
+    return figure
+
+
+def lyapunov_spectrum(exponents: np.ndarray, error: np.ndarray) -> Figure:
+    """The exponents [m] in order, with their standard errors; above zero small changes grow."""
+    figure = _figure(8, 4.2)
+    _lyapunov(figure.subplots(), exponents, error)
+    return figure
+
+
+def gradient_flow(diagnosis: Diagnosis, title: str = "Gradient flow") -> Figure:
+    """One page: the terms of the double sum, the lag profile, norms through time, Jacobians, Lyapunov exponents."""
+    d = diagnosis
+    figure = _figure(13, 11)
+    figure.suptitle(f"{title}: {d.verdict}", fontsize=13, fontweight="bold")
+    axes = figure.subplots(3, 2, height_ratios=[1.5, 1, 1])
+    _terms(axes[0, 0], d.terms, d.weight)
+    _profile(axes[0, 1], d.profile, "|dE_t/ds_{t-i}| against |dE_t/ds_t|", d)
+    _delta_norms(axes[1, 0], d.flow)
+    _spectrum(axes[1, 1], d.singular_values, (d.norms.log, d.norms.error))
+    _lyapunov(axes[2, 0], d.lyapunov.exponents, d.lyapunov.error)
+    _words(axes[2, 1], str(d))
+    return figure
+
+
+def _terms(axes: Axes, norms: np.ndarray, weight: str) -> None:
+    with np.errstate(divide="ignore"):
+        logs = np.log10(np.asarray(norms, np.float64))
+    finite = logs[np.isfinite(logs)]
+    top = finite.max() if finite.size else 0.0
+    rows, T = logs.shape
+    image = axes.imshow(
+        np.where(np.isfinite(logs), logs, np.nan), cmap="viridis", vmin=max(finite.min(initial=top), top - DECADES),
+        vmax=top, aspect="auto" if rows == 1 else "equal", interpolation="nearest",
+        extent=(0.5, T + 0.5, T + 0.5, (T if rows == 1 else 1) - 0.5),
+    )  # fmt: skip
+    axes.set(xlabel="k, the step that is blamed", ylabel="t, the step that errs", title=f"Terms (t, k) of dE/d{weight}")
+    _colours(axes, image, "log10 of the norm")
+
+
+def _profile(axes: Axes, profile: np.ndarray, label: str, diagnosis: Diagnosis | None = None) -> None:
+    lags = np.arange(len(profile))
+    axes.semilogy(lags, profile, color=BLUE, linewidth=1.4)
+    axes.set(xlabel="lag i, steps back", ylabel=label, title="How far back a loss reaches")
+    finite = profile[np.isfinite(profile) & (profile > 0)]
+    if finite.size:
+        axes.set_ylim(max(finite.min(), finite.max() * 10.0 ** -(2 * DECADES)) / 2, finite.max() * 2)
+    if diagnosis is not None and diagnosis.verdict != "exploding":
+        for name, horizon in (("half", diagnosis.half), ("1 %", diagnosis.one_percent)):
+            if float(horizon.beyond) < 0.5:
+                axes.axvline(float(horizon.mean), color=ORANGE, linewidth=1, linestyle="--")
+                axes.annotate(f"{name}: {float(horizon.mean):.0f}", (float(horizon.mean), 1),
+                              xycoords=("data", "axes fraction"), xytext=(4, -14), textcoords="offset points",
+                              color=ORANGE, fontsize=9)  # fmt: skip
+    _bare(axes)
+
+
+def _delta_norms(axes: Axes, flow: Sequence[StepNorms]) -> None:
+    for i, norms in enumerate(flow):
+        steps = np.arange(1, len(norms.delta) + 1)
+        name = f", layer {i}" if len(flow) > 1 else ""
+        fade = 1 - 0.6 * (len(flow) - 1 - i) / len(flow)
+        for values, colour, label in ((norms.adjoint, ORANGE, "|dE/ds_t|"), (norms.delta, BLUE, "|delta_t|")):
+            shown = np.where(np.asarray(values) > 0, values, np.nan)
+            axes.semilogy(steps, shown, color=colour, alpha=fade, linewidth=1.3, label=label + name)
+    axes.set(xlabel="step t", ylabel="norm over units and batch", title="What the sweep carries")
+    axes.legend(frameon=False, fontsize=9)
+    _bare(axes)
+
+
+def _spectrum(axes: Axes, values: np.ndarray | None, norms: tuple[ArrayLike, ArrayLike] | None = None) -> None:
+    shown = []
+    if values is not None:
+        lags, n = np.arange(values.shape[0]), values.shape[1]
+        # Smaller than the largest one by the precision of the dtype, a singular value is rounding.
+        values = np.where(values > values[:, :1] * 2 * n * np.finfo(values.dtype).eps, values, np.nan)
+        marks = [(0, "largest", 1.0), (n // 10, "tenth", 0.6), (n // 2, "median", 0.8), (n - 1, "smallest", 0.4)]
+        for index, label, alpha in marks if n > 3 else marks[:1] + marks[-1:]:
+            axes.semilogy(lags, values[:, index], color=BLUE, alpha=alpha, linewidth=1.3, label=_nth(label, n))
+            shown.append(values[:, index])
+    if norms is not None:
+        size, error = np.exp(np.asarray(norms[0])), np.asarray(norms[1])
+        axes.fill_between(
+            np.arange(len(size)), size * np.exp(-2 * error), size * np.exp(2 * error), color=ORANGE, alpha=0.3, lw=0
+        )
+        axes.semilogy(np.arange(len(size)), size, color=ORANGE, linewidth=1.3, label="root mean square")
+        shown.append(size)
+    everything = np.concatenate(shown) if shown else np.ones(1)
+    everything = everything[np.isfinite(everything) & (everything > 0)]
+    if everything.size:
+        axes.set_ylim(max(everything.min(), 10.0 ** -(2 * DECADES)) / 2, everything.max() * 2)
+    axes.set(xlabel="lag i, steps back", ylabel="singular values", title="Jacobians ds_T/ds_{T-i}")
+    axes.legend(frameon=False, fontsize=9)
+    _bare(axes)
+
+
+def _nth(label: str, n: int) -> str:
+    return {"tenth": f"number {n // 10 + 1} of {n}"}.get(label, label)
+
+
+def _lyapunov(axes: Axes, exponents: ArrayLike, error: ArrayLike) -> None:
+    index = np.arange(1, np.size(exponents) + 1)
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
+    axes.errorbar(index, exponents, yerr=2 * np.asarray(error), color=BLUE, fmt="o", markersize=3, linewidth=0.8)
+    axes.set(xlabel="number", ylabel="nats per step", title="Lyapunov exponents, with two standard errors")
+    _bare(axes)
+
+
+def _words(axes: Axes, text: str) -> None:
+    axes.axis("off")
+    axes.text(0, 1, text, transform=axes.transAxes, va="top", family="monospace", fontsize=8, wrap=True)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _bare(axes: Axes) -> None:
+    axes.margins(x=0.02)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _colours(axes: Axes, image: Any, label: str) -> None:
+    axes.figure.colorbar(image, ax=axes, label=label)
+
+
+def _edges(centres: Sequence[float]) -> np.ndarray:
+    """The edges of cells around centres in order."""
+    middles = (np.asarray(centres[1:], float) + np.asarray(centres[:-1])) / 2
+    first = centres[0] - (middles[0] - centres[0] if len(middles) else 0.5)
+    last = centres[-1] + (centres[-1] - middles[-1] if len(middles) else 0.5)
+    return np.concatenate([[first], middles, [last]])

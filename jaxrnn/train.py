@@ -72,7 +72,12 @@ def initial(net: Network, optimizer: optax.GradientTransformation, batch: int, k
 
 
 def make_step(
-    net: Network, optimizer: optax.GradientTransformation, *, segment: int | str = "auto", gradient: str = "bptt"
+    net: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    segment: int | str = "auto",
+    gradient: str = "bptt",
+    flow: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """One jitted training step; its first argument is donated, so that parameters are updated in place.
 
@@ -81,12 +86,13 @@ def make_step(
         optimizer: any optax transformation.
         segment: as for `jaxrnn.value_and_grad`.
         gradient: "bptt" by hand, or "autodiff" for `jax.value_and_grad` of the plain scan: the same curve, more slowly.
+        flow: whether the metrics hold the gradient flow of the step as well, "flow": |dE/ds_t| [T] of every layer.
 
     Returns:
         `(train, inputs, targets, fresh) -> (train, {"loss", "gradient_norm"})`; the loss is that before the update.
 
     Raises:
-        ValueError: an unknown gradient, a segment below 1.
+        ValueError: an unknown gradient, a segment below 1, flow with gradient="autodiff", which has none to show.
 
     >>> import jax, optax, jaxrnn, jaxrnn.train
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
@@ -99,8 +105,10 @@ def make_step(
     (1, ['gradient_norm', 'loss'])
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
+    if flow and gradient == "autodiff":
+        raise ValueError('flow needs gradient="bptt": autodiff does not show what its reverse pass carries')
     if gradient == "bptt":
-        loss_and_gradient = value_and_grad(net, segment, return_state=True)
+        loss_and_gradient = value_and_grad(net, segment, return_state=True, return_flow=flow)
     else:
         loss_and_gradient = jax.value_and_grad(functools.partial(net.loss, return_state=True), has_aux=True)
 
@@ -111,10 +119,12 @@ def make_step(
         # A learned s_0 gets its gradient through a reset; where none is learned, the loops need not look for one.
         reset = jnp.zeros((inputs.shape[0], *batch), bool).at[0].set(fresh) if net.learn_state else None
         key = jax.random.fold_in(train.key, train.step)
-        (loss, final), grads = loss_and_gradient(train.params, inputs, targets, None, state, None, reset, key)
+        (loss, final, *found), grads = loss_and_gradient(train.params, inputs, targets, None, state, None, reset, key)
         updates, optimizer_state = optimizer.update(grads, train.optimizer_state, train.params)
         params = optax.apply_updates(train.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
+        if flow:
+            metrics["flow"] = jnp.stack([layer.adjoint for layer in found[0]])  # [layers, T]
         return TrainState(params, optimizer_state, final, train.step + 1, train.key), metrics
 
     return step
@@ -148,6 +158,7 @@ def fit(
     every: int = 500,
     log: Callable[[dict[str, Any]], None] = lambda metrics: None,
     log_every: int = 25,
+    flow_every: int = 0,
     save: Callable[[TrainState], None] = lambda train: None,
 ) -> Outcome:
     """Train from where `train` stands to `steps` steps in all. Ctrl-C ends it after the step under way, and saves.
@@ -161,6 +172,7 @@ def fit(
         every: steps between validations, each followed by a save.
         log: called with {"step", "loss", "gradient_norm"}, means since the last call, or {"step", "validation_loss"}.
         log_every: steps between calls of `log`.
+        flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
         save: called after every validation and on Ctrl-C.
 
     Raises:
@@ -171,8 +183,11 @@ def fit(
         for i in range(int(train.step), steps):
             batch = batches(i)
             train, metrics = step(train, batch.inputs, batch.targets, batch.fresh)
-            pending.append(metrics)
             done = i + 1
+            flow = metrics.pop("flow", None)
+            if flow is not None and flow_every and done % flow_every == 0:
+                log({"step": done, "flow": flow.tolist()})
+            pending.append(metrics)
             last = done == steps or interrupted.is_set()
             if last or done % log_every == 0:
                 log({"step": done, **_means(pending, done)})

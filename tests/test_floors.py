@@ -27,7 +27,7 @@ FLOORS = [
     ("5", ["flow.*", "online"]),
     ("5, above", ["flow"]),
     ("6, below", ["interop.layers"]),
-    ("6", ["check", "train", "shard", "tasks.*", "tasks", "runs", "interop.*"]),
+    ("6", ["check", "diagnosis", "train", "shard", "tasks.*", "tasks", "runs", "interop.*"]),
     ("6, above", ["interop"]),
     ("7", ["plots", "experiment"]),
     ("8", ["cli"]),

@@ -14,7 +14,7 @@ from jaxrnn.arguments import Array, check_positive
 from jaxrnn.associative import flatten, unflatten
 from jaxrnn.breaks import Breaks, enter_adjoint, leave
 from jaxrnn.cell import State
-from jaxrnn.flow.sequence import Sequence, forward
+from jaxrnn.flow.sequence import Sequence, check_layer, forward
 from jaxrnn.network import Network, NetworkParams
 
 
@@ -72,7 +72,7 @@ def jacobians(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _jacobians(net: Network, layer: int, lags: int | None, params: NetworkParams, *arguments: Any) -> Array:
     sequence = forward(net, params, *arguments)
-    layer, L = _which(sequence, layer), _lags(sequence, lags)
+    layer, L = check_layer(net, layer), _lags(sequence, lags)
     numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
     n = numbers.shape[-1]
     rows = jnp.broadcast_to(jnp.eye(n, dtype=numbers.dtype)[:, None], (n, numbers.size // n, n))
@@ -138,7 +138,7 @@ def _jacobian_norms(
     net: Network, layer: int, lags: int | None, probes: int, key: Array, params: NetworkParams, *arguments: Any
 ) -> Norms:
     sequence = forward(net, params, *arguments)
-    layer, L = _which(sequence, layer), _lags(sequence, lags)
+    layer, L = check_layer(net, layer), _lags(sequence, lags)
     numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
     v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
 
@@ -182,13 +182,6 @@ def _singular_values(matrices: Array) -> Array:
 
 def _last(sequence: Sequence, layer: int, lags: int) -> tuple[Any, Breaks]:
     return jax.tree.map(lambda leaf: leaf[-lags:], (sequence.layers[layer].local, sequence.steps.breaks))
-
-
-def _which(sequence: Sequence, layer: int) -> int:
-    count = len(sequence.layers)
-    if not -count <= layer < count:
-        raise ValueError(f"layer must be one of the {count} layers, got {layer}")
-    return layer % count
 
 
 def _lags(sequence: Sequence, lags: int | None) -> int:

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxrnn.arguments import Array, check_positive
 from jaxrnn.associative import flatten, unflatten
-from jaxrnn.flow.sequence import Sequence, forward
+from jaxrnn.flow.sequence import Sequence, check_layer, forward
 from jaxrnn.network import Network, NetworkParams
 
 
@@ -88,10 +88,7 @@ def _exponents(
     *arguments: Any,
 ) -> Lyapunov:
     sequence = forward(net, params, *arguments)
-    layers = len(net.layers)
-    if not -layers <= layer < layers:
-        raise ValueError(f"layer must be one of the {layers} layers, got {layer}")
-    layer %= layers
+    layer = check_layer(net, layer)
     numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
     n, T = numbers.shape[-1], sequence.steps.inputs.shape[0]
     m = n if count is None else count

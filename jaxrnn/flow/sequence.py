@@ -59,6 +59,14 @@ def forward(
     return prepare(net, params, inputs, None, None, state, mask, reset)[0]
 
 
+def check_layer(net: Network, layer: int) -> int:
+    """The layer counted from 0; raise unless it is there."""
+    count = len(net.layers)
+    if not -count <= layer < count:
+        raise ValueError(f"layer must be one of the {count} layers, got {layer}")
+    return layer % count
+
+
 def prepare(
     net: Network,
     params: NetworkParams,

@@ -1,0 +1,222 @@
+"""The gradient flow of one network on one batch: all views of it together, and what they say in words."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import flow
+from jaxrnn.arguments import Array
+from jaxrnn.bptt import StepNorms
+from jaxrnn.cell import Cell
+from jaxrnn.flow import Horizon, Lyapunov, Norms, Saturation
+from jaxrnn.flow.sequence import check_layer
+from jaxrnn.gradient import value_and_grad
+from jaxrnn.network import Network, NetworkParams
+
+SPECTRUM = 256  # numbers of a state up to which all singular values and exponents are worth their time
+LAGS = 100
+EXPONENTS = 16  # of a larger state
+EXPLODING = 10.0  # how much larger than at its own step a gradient has become
+MANY = 0.5  # a share of saturated units, or of gates, that deserves a word
+
+
+class Diagnosis(NamedTuple):
+    """What was found of one layer; flow is of all of them."""
+
+    layer: int
+    cell: Cell
+    adjoints: np.ndarray  # |dE_t/ds_k|, [T, T]
+    terms: np.ndarray  # |delta_{t,k} s_{k-1}^T|, the terms of dE/dW (of the first recurrent weight, by name)
+    weight: str  # the weight's name
+    profile: np.ndarray  # |dE_t/ds_{t-i}| against |dE_t/ds_t|, the geometric mean over t, [T]; NaN where none is left
+    flow: tuple[StepNorms, ...]
+    half: Horizon
+    one_percent: Horizon
+    singular_values: np.ndarray | None  # of ds_T/ds_{T-i}, the first sequence, [L + 1, n]; None for large states
+    norms: Norms  # the root mean square of them, all sequences
+    lyapunov: Lyapunov
+    saturation: tuple[Saturation, ...]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return self.adjoints.shape[1]
+
+    @property
+    def verdict(self) -> str:
+        """What becomes of a gradient on its way back over T steps: "exploding", "vanishing" or "healthy"."""
+        if not np.all(np.isfinite(self.adjoints)) or np.nanmax(self.profile) > EXPLODING:
+            return "exploding"
+        return "vanishing" if float(self.one_percent.mean) < self.steps / 4 else "healthy"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All figures by name, as for `numpy.savez`."""
+        named: dict[str, Any] = {
+            "adjoints": self.adjoints,
+            "terms": self.terms,
+            "profile": self.profile,
+            "horizon_half": self.half.steps,
+            "horizon_one_percent": self.one_percent.steps,
+            "jacobian_log_norms": self.norms.log,
+            "jacobian_log_norms_error": self.norms.error,
+            "lyapunov_exponents": self.lyapunov.exponents,
+            "lyapunov_error": self.lyapunov.error,
+        }
+        if self.singular_values is not None:
+            named["singular_values"] = self.singular_values
+        for i, (norms, found) in enumerate(zip(self.flow, self.saturation, strict=True)):
+            named |= {f"delta_{i}": norms.delta, f"adjoint_{i}": norms.adjoint, f"saturation_{i}": found.units}
+        return {name: np.asarray(value) for name, value in named.items()}
+
+    def __str__(self) -> str:
+        return "\n".join([*_findings(self), "", *_advice(self)])
+
+
+def diagnose(
+    net: Network, params: NetworkParams, inputs: Any, targets: Any, *, key: Array, layer: int = -1, **options: Any
+) -> Diagnosis:
+    """All of `jaxrnn.flow` for a network and a batch; printed, it is a diagnosis in words.
+
+    Args:
+        net, params, inputs, targets: as for `jaxrnn.value_and_grad`, inputs [T, B, ...] with T from 20 to 2,000.
+        key: for random probes.
+        layer: which layer to look at closely.
+        options: weights, state, mask and reset, as for `jaxrnn.value_and_grad`.
+
+    Raises:
+        TypeError, ValueError: as for `jaxrnn.flow.terms`; fewer than 20 steps.
+    """
+    steps = np.shape(inputs)[0]
+    if steps < 20:
+        raise ValueError(f"inputs must have 20 steps at least, for a flow to be seen, got {steps}")
+    layer = check_layer(net, layer)
+    forward = {name: value for name, value in options.items() if name != "weights"}
+    terms = flow.terms(net, params, inputs, targets, **options)
+    lags = min(LAGS, steps)
+    n = sum(leaf.shape[-1] for leaf in jax.tree.leaves(net.initial_state()[layer]))
+    norms = flow.jacobian_norms(net, params, inputs, key=key, layer=layer, lags=lags, **forward)
+    singular_values = None
+    if n <= SPECTRUM:
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, 0], {k: v for k, v in forward.items() if k != "state"})
+        if forward.get("state") is not None:
+            first["state"] = jax.tree.map(lambda leaf: leaf[0], forward["state"])
+        singular_values = flow.jacobians(net, params, jnp.asarray(inputs)[:, 0], layer=layer, lags=lags, **first)
+    exponents = flow.lyapunov_exponents(
+        net, params, inputs, options.get("state"), layer=layer, count=n if n <= SPECTRUM else EXPONENTS
+    )
+    (_, found), _ = jax.jit(value_and_grad(net, return_flow=True))(params, inputs, targets, **options)
+    adjoints = np.asarray(terms.adjoints[layer], np.float64)
+    weight, weight_terms = _recurrent(terms.weights[layer])
+    return Diagnosis(
+        layer,
+        net.layers[layer],  # type: ignore[arg-type]
+        adjoints,
+        np.asarray(weight_terms),
+        weight,
+        lag_profile(adjoints),
+        jax.tree.map(np.asarray, found),
+        flow.horizon(terms.adjoints[layer], 0.5),
+        flow.horizon(terms.adjoints[layer], 0.01),
+        None if singular_values is None else np.asarray(singular_values),
+        jax.tree.map(np.asarray, norms),
+        jax.tree.map(np.asarray, exponents),
+        flow.saturation(net, params, inputs, **forward),
+    )
+
+
+def lag_profile(norms: np.ndarray) -> np.ndarray:
+    """For every lag i the geometric mean over t of norms[t, t - i] / norms[t, t], [T]; NaN where there is none."""
+    rows, T = norms.shape
+    profile = np.full(T, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(norms)
+        at_the_loss = np.diagonal(logs) if rows == T else logs[:, -1]
+        for i in range(T):
+            behind = np.diagonal(logs, -i) if rows == T else logs[:, T - 1 - i]
+            difference = behind - at_the_loss[i if rows == T else 0 :]
+            finite = difference[np.isfinite(difference)]
+            if finite.size:
+                profile[i] = np.exp(finite.mean())
+    return profile
+
+
+def _recurrent(weights: Any) -> tuple[str, Any]:
+    """W, or what comes first of a cell that has none."""
+    if hasattr(weights, "W"):
+        return "W", weights.W
+    path, leaf = jax.tree.leaves_with_path(weights)[0]
+    return jax.tree_util.keystr(path).lstrip(".") or "weights", leaf
+
+
+def _findings(d: Diagnosis) -> list[str]:
+    T, exponent, error = d.steps, float(d.lyapunov.exponents[0]), float(d.lyapunov.error[0])
+    rate = _rate(d.profile)
+    words = {
+        "vanishing": f"The gradient VANISHES: of {T} steps it reaches back {_reach(d.one_percent)}.",
+        "healthy": f"The gradient is HEALTHY: of {T} steps it reaches back {_reach(d.one_percent)}.",
+        "exploding": "The gradient EXPLODES on its way back.",
+    }[d.verdict]
+    lines = [words]
+    if d.verdict != "exploding":
+        lines.append(
+            f"  horizon          half of it is left after {_reach(d.half)}, one percent after {_reach(d.one_percent)}"
+        )
+    lines += [
+        f"  every step back  multiplies it by {np.exp(rate):.3f} (log {rate:+.4f}), over all lags seen",
+        f"  largest exponent {exponent:+.4f} +- {error:.4f} per step: {_fate(exponent, error)}",
+    ]
+    for i, found in enumerate(d.saturation):
+        gates = "".join(
+            f"; {name} gate {float(shut):.0%} shut, {float(wide):.0%} open"
+            for name, (shut, wide) in found.gates.items()
+        )
+        lines.append(f"  saturation       layer {i}: {float(found.units):.0%} of the units{gates}")
+    return lines
+
+
+def _fate(exponent: float, error: float) -> str:
+    if abs(exponent) <= 3 * error:
+        return "small changes of the state stay what they are"
+    return "small changes of the state " + ("grow, the network is chaotic" if exponent > 0 else "are forgotten")
+
+
+def _advice(d: Diagnosis) -> list[str]:
+    reach = max(1, int(np.ceil(float(d.one_percent.mean))))
+    gated = bool(d.saturation[d.layer].gates)
+    saturated = float(d.saturation[d.layer].units) > MANY
+    if d.verdict == "exploding":
+        return [
+            "What to try:",
+            "  clip gradients by their global norm (optax.clip_by_global_norm(1.0)), or",
+            "  a smaller recurrent_scale; where W has grown in training, weight decay on it",
+        ]
+    if d.verdict == "healthy":
+        return ["What to try: nothing on this account. What is not learned is not lost on the way back."]
+    lines = ["What to try, if anything further back than that matters:"]
+    if saturated:
+        lines.append("  smaller inputs or input_scale: saturated units pass nothing")
+    if gated:
+        lines.append("  a larger bias of the forget gate (LSTM: forget_bias=3), or of the update gate")
+    else:
+        if getattr(d.cell, "recurrent_scale", 1.0) < 1:
+            lines.append("  recurrent_scale=1: a W that shrinks nothing to begin with")
+        if getattr(d.cell, "activation", None) == "tanh":
+            lines.append('  activation="relu" with recurrent_initializer="identity", and small inputs')
+        lines.append("  a gated cell: jaxrnn.GRU or jaxrnn.LSTM")
+    return [*lines, f"If nothing further back matters: truncate=jaxrnn.Window({reach}) leaves out about one percent"]
+
+
+def _reach(horizon: Horizon) -> str:
+    more = " or more" if float(horizon.beyond) > 0.05 else ""
+    return f"{float(horizon.mean):.1f} +- {float(horizon.spread):.1f} steps{more}"
+
+
+def _rate(profile: np.ndarray) -> float:
+    """The slope of the logarithm of the profile per lag, by least squares, down to a millionth."""
+    lags = np.arange(len(profile))
+    seen = np.isfinite(profile) & (profile > 1e-6)
+    return float(np.polyfit(lags[seen], np.log(profile[seen]), 1)[0]) if seen.sum() > 1 else -np.inf
