@@ -72,7 +72,7 @@ def study(cell, rate, seed, steps, updates, records):
 
 
 def summary(name, runs):
-    """A line of the table: the mean over seeds, and the share of them that learned it (error below a tenth of chance)."""
+    """A line of the table: means over seeds, and how many of them learned it, to an error below a tenth of chance."""
     last = [run[-1]["error"] for run in runs]
     at_start = statistics.mean(run[0]["horizon"] for run in runs)
     early = statistics.mean(run[min(len(run) - 1, len(run) // 10)]["horizon"] for run in runs)
@@ -161,9 +161,7 @@ def main():
     print("|---|---|---|---|---|---|")
     for name, runs in results.items():
         print(summary(name, runs))
-    print(
-        f"\nRank correlation of the horizon after a tenth of the updates and the final error: {correlation(results):+.2f}"
-    )
+    print(f"\nHorizon after a tenth of the updates against final error: rank correlation {correlation(results):+.2f}")
     picture(results, options.steps).savefig(options.out / "flow_study.png", dpi=130)
     print(f"Drawn in {options.out / 'flow_study.png'}")
 
