@@ -20,6 +20,8 @@ import jaxrnn
 import jaxrnn.flow
 
 T, D, H, V_ = 4, 2, 2, 3
+Array = np.ndarray
+Gradients = tuple[Array, Array, Array]  # dE/dV, dE/dW, dE/dU
 
 
 def main() -> None:
@@ -37,10 +39,10 @@ def main() -> None:
         compare(U, W, V, x, y, s_0, double, sweep)
 
 
-def forward(U, W, V, x, y, s_0):
+def forward(U: Array, W: Array, V: Array, x: Array, y: Array, s_0: Array) -> tuple[list[Array], list[Array]]:
     """States s_0 .. s_T, and e_t = dE_t/dO_t = yhat_t - y_t."""
     print("FORWARD    z_t = W s_{t-1} + U x_t    s_t = tanh(z_t)    O_t = V s_t    yhat_t = softmax(O_t)\n")
-    s, e = [s_0], [None]
+    s, e = [s_0], [np.zeros(V_)]
     for t in range(1, T + 1):
         s.append(np.tanh(W @ s[t - 1] + U @ x[t - 1]))
         O_t = V @ s[t]
@@ -50,7 +52,7 @@ def forward(U, W, V, x, y, s_0):
     return s, e
 
 
-def double_sum(W, V, x, s, e):
+def double_sum(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) -> Gradients:
     """dE/dW and dE/dU as they stand: one term for every step t that errs and every step k that is blamed."""
     print("\nTHE DOUBLE SUM    dE/dW = sum_t sum_{k<=t} delta_{t,k} s_{k-1}^T")
     print("    delta_{t,t} = (1 - s_t^2) * V^T (yhat_t - y_t)    delta_{t,k-1} = (1 - s_{k-1}^2) * W^T delta_{t,k}\n")
@@ -60,14 +62,14 @@ def double_sum(W, V, x, s, e):
         delta = (1 - s[t] ** 2) * (V.T @ e[t])
         for k in range(t, 0, -1):
             term_W, term_U = np.outer(delta, s[k - 1]), np.outer(delta, x[k - 1])
-            flat, size = term_W.ravel(), np.linalg.norm(term_W)
+            flat, size = term_W.ravel(), float(np.linalg.norm(term_W))
             print(f"  t={t} k={k}   delta_{{t,k}}={delta}   delta s_{{k-1}}^T={flat}   norm={size:.4f} {bar(size)}")
             dW, dU = dW + term_W, dU + term_U
             delta = (1 - s[k - 1] ** 2) * (W.T @ delta)
     return dV, dW, dU
 
 
-def reverse_sweep(W, V, x, s, e):
+def reverse_sweep(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) -> Gradients:
     """The same sum, the terms of each k collected on the way back: T steps in the place of T (T + 1) / 2."""
     print("\nTHE SWEEP    delta_t = (1 - s_t^2) * (V^T (yhat_t - y_t) + W^T delta_{t+1})")
     print("    dE/dW = sum_t delta_t s_{t-1}^T    dE/dU = sum_t delta_t x_t^T    dE/dV = sum_t (yhat_t - y_t) s_t^T\n")
@@ -81,7 +83,7 @@ def reverse_sweep(W, V, x, s, e):
     return dV, dW, dU
 
 
-def compare(U, W, V, x, y, s_0, double, sweep):
+def compare(U: Array, W: Array, V: Array, x: Array, y: Array, s_0: Array, double: Gradients, sweep: Gradients) -> None:
     """Four ways to one gradient."""
     cell, readout = jaxrnn.Elman(D, H, bias=False), jaxrnn.Readout(H, V_, bias=False)
     net = jaxrnn.Network((cell,), readout, jaxrnn.softmax_cross_entropy)
@@ -91,8 +93,8 @@ def compare(U, W, V, x, y, s_0, double, sweep):
     by_library = jaxrnn.value_and_grad(net)(*arguments)[1]
     by_terms = jaxrnn.flow.terms(net, *arguments).grads
 
-    def three(grads):
-        return tuple(np.asarray(g) for g in (grads.readout.V, grads.layers[0].W, grads.layers[0].U))
+    def three(grads: jaxrnn.NetworkParams) -> Gradients:
+        return np.asarray(grads.readout.V), np.asarray(grads.layers[0].W), np.asarray(grads.layers[0].U)
 
     ways = {"the double sum": double, "the sweep": sweep, "jaxrnn.value_and_grad": three(by_library)}
     ways |= {"jaxrnn.flow.terms": three(by_terms), "jax.grad": three(by_autodiff)}
@@ -106,7 +108,7 @@ def compare(U, W, V, x, y, s_0, double, sweep):
             raise SystemExit(f"{name} differs")
 
 
-def bar(size):
+def bar(size: float) -> str:
     """A norm as a bar: how the blame fades with t - k."""
     return "#" * min(40, round(20 * size))
 

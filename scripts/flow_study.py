@@ -14,6 +14,7 @@ import json
 import pathlib
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,21 +26,22 @@ from jaxrnn import flow
 from jaxrnn.tasks import adding
 
 HIDDEN, BATCH = 100, 64
+History = list[dict[str, float]]  # of one training: update, error, horizon
 
 
-def networks(hidden):
-    """The networks by name, with the rate of Adam that was the best of 1e-2, 3e-3, 1e-3 and 3e-4 for each."""
+def networks(hidden: int) -> dict[str, tuple[jaxrnn.Cell, float]]:
+    """The networks by name, with the rate of Adam that did best after 1,500 updates, of 1e-2, 3e-3, 1e-3 and 3e-4."""
     elman = functools.partial(jaxrnn.Elman, 2, hidden)
     return {
-        "Elman, W of radius 0.5": (elman(recurrent_scale=0.5), 1e-3),
-        "Elman, orthogonal": (elman(), 1e-3),
+        "Elman, W of radius 0.5": (elman(recurrent_scale=0.5), 3e-4),
+        "Elman, orthogonal": (elman(), 3e-4),
         "IRNN": (elman("relu", recurrent_initializer="identity", input_scale=0.03), 1e-3),
         "GRU": (jaxrnn.GRU(2, hidden), 3e-3),
         "LSTM": (jaxrnn.LSTM(2, hidden), 3e-3),
     }
 
 
-def study(cell, rate, seed, steps, updates, records):
+def study(cell: jaxrnn.Cell, rate: float, seed: int, steps: int, updates: int, records: int) -> History:
     """One training: mean squared error and horizon by update."""
     net = jaxrnn.Network((cell,), jaxrnn.Readout(cell.hidden, 1), jaxrnn.squared_error, last_step=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
@@ -50,17 +52,17 @@ def study(cell, rate, seed, steps, updates, records):
     loss_and_gradient = jaxrnn.value_and_grad(net)
 
     @functools.partial(jax.jit, static_argnums=3)
-    def train(params, optimizer_state, first, count):
-        def update(carry, i):
+    def train(params: Any, optimizer_state: Any, first: int, count: int) -> tuple[Any, Any]:
+        def update(carry: Any, i: Any) -> tuple[Any, None]:
             params, optimizer_state = carry
-            inputs, targets = adding.batch(jax.random.fold_in(key, i), steps, BATCH)
+            inputs, targets, *_ = adding.batch(jax.random.fold_in(key, i), steps, BATCH)
             _, grads = loss_and_gradient(params, inputs, targets)
             updates, optimizer_state = optimizer.update(grads, optimizer_state)
             return (optax.apply_updates(params, updates), optimizer_state), None
 
         return jax.lax.scan(update, (params, optimizer_state), first + jnp.arange(count))[0]
 
-    error = jax.jit(lambda params: net.loss(params, *test))
+    error = jax.jit(lambda params: net.loss(params, test.inputs, test.targets))
     history, each = [], max(1, updates // records)
     for done in range(0, updates + 1, each):
         found = flow.terms(net, params, test.inputs[:, :32], test.targets[:32])
@@ -71,7 +73,7 @@ def study(cell, rate, seed, steps, updates, records):
     return history
 
 
-def summary(name, runs):
+def summary(name: str, runs: list[History]) -> str:
     """A line of the table: means over seeds, and how many of them learned it, to an error below a tenth of chance."""
     last = [run[-1]["error"] for run in runs]
     at_start = statistics.mean(run[0]["horizon"] for run in runs)
@@ -82,7 +84,7 @@ def summary(name, runs):
     return f"| {name} | {at_start:.0f} | {early:.0f} | {at_end:.0f} | {errors} | {learned} of {len(runs)} |"
 
 
-def correlation(results):
+def correlation(results: dict[str, list[History]]) -> float:
     """Spearman's rank correlation of the horizon after a tenth of the updates and the final error, over all runs."""
     runs = [run for each in results.values() for run in each]
     horizons = np.array([run[min(len(run) - 1, len(run) // 10)]["horizon"] for run in runs])
@@ -90,12 +92,12 @@ def correlation(results):
     return float(np.corrcoef(_ranks(horizons), _ranks(errors))[0, 1])
 
 
-def _ranks(values):
+def _ranks(values: np.ndarray) -> np.ndarray:
     """Ranks, ties sharing their mean."""
     return np.array([np.mean(np.flatnonzero(np.sort(values) == value)) for value in values])
 
 
-def picture(results, steps):
+def picture(results: dict[str, list[History]], steps: int) -> Any:
     """Horizon and error against updates, side by side, a line for every seed."""
     from matplotlib.figure import Figure
 
@@ -123,7 +125,7 @@ def picture(results, steps):
     return figure
 
 
-def main():
+def main() -> None:
     """Run what is missing, print the table, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=100, help="T (default: 100)")

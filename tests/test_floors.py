@@ -26,7 +26,7 @@ FLOORS = [
     ("5, a sequence", ["flow.sequence", "flow.products"]),
     ("5", ["flow.*", "online"]),
     ("5, above", ["flow"]),
-    ("6, below", ["interop.layers"]),
+    ("6, below", ["interop.layers", "tasks.sequences"]),
     ("6", ["check", "diagnosis", "train", "shard", "tasks.*", "tasks", "runs", "interop.*"]),
     ("6, above", ["interop"]),
     ("7", ["plots", "experiment"]),

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
+from jaxrnn.tasks.sequences import Sequences
 
 BASELINE = 1 / 6  # mean squared error of always answering 1: the variance of the sum of two uniform numbers
 
 
-class Batch(NamedTuple):
-    """Sequences and their sums."""
-
-    inputs: Array  # [T, B, 2]: a uniform number, and whether it is marked
-    targets: Array  # [B, 1]
-
-
-def batch(key: Array, steps: int, size: int) -> Batch:
+def batch(key: Array, steps: int, size: int) -> Sequences:
     """A fresh batch.
 
         y = x_i + x_j        i in the first half of the sequence, j in the second, x uniform in [0, 1)
@@ -32,6 +24,9 @@ def batch(key: Array, steps: int, size: int) -> Batch:
         steps: T, 2 or more.
         size: B.
 
+    Returns:
+        Inputs [T, B, 2], a number from 0 to 1 and whether it is marked, and targets [B, 1].
+
     Raises:
         ValueError: a size below 1, fewer than two steps.
 
@@ -39,7 +34,7 @@ def batch(key: Array, steps: int, size: int) -> Batch:
     Bengio (2016), "Unitary evolution recurrent neural networks", section 4.2.
 
     >>> import jax, jaxrnn.tasks.adding
-    >>> inputs, targets = jaxrnn.tasks.adding.batch(jax.random.key(0), 10, 3)
+    >>> inputs, targets, *_ = jaxrnn.tasks.adding.batch(jax.random.key(0), 10, 3)
     >>> bool(((inputs[..., 0] * inputs[..., 1]).sum(0) == targets[:, 0]).all()), inputs[..., 1].sum(0).tolist()
     (True, [2.0, 2.0, 2.0])
     """
@@ -53,4 +48,4 @@ def batch(key: Array, steps: int, size: int) -> Batch:
     j = jax.random.randint(key_j, (size,), steps // 2, steps)
     t = jnp.arange(steps)[:, None]
     marked = ((t == i) | (t == j)).astype(x.dtype)  # [T, B]
-    return Batch(jnp.stack([x, marked], -1), jnp.sum(x * marked, 0)[:, None])
+    return Sequences(jnp.stack([x, marked], -1), jnp.sum(x * marked, 0)[:, None])

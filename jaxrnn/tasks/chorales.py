@@ -1,0 +1,139 @@
+"""Polyphonic music as piano rolls: 88 notes at every step, and the task is to tell those of the next one."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrnn.arguments import check_positive
+from jaxrnn.tasks.sequences import Sequences
+
+NOTES = 88
+PARTS = ("train", "valid", "test")
+
+
+class Rolls(NamedTuple):
+    """Piano rolls, float32 [T, 88] each, zeros and ones; a note is a key of the piano, the lowest first."""
+
+    train: list[np.ndarray]
+    valid: list[np.ndarray]
+    test: list[np.ndarray]
+
+
+def load(path: str | pathlib.Path) -> Rolls:
+    """Piano rolls from a file.
+
+    A `.mat` file has the variables traindata, validdata and testdata, each an array of arrays [T, 88], as in the four
+    collections of Boulanger-Lewandowski, Bengio & Vincent (2012), "Modeling temporal dependencies in high-dimensional
+    sequences". An `.npz` file has train, valid and test, all sequences of a part end to end [sum of T, 88], beside
+    train_lengths and so on. Nothing is ever unpickled.
+
+    Raises:
+        ValueError: no such file, neither of the two formats, a file cut short, variables that are missing or empty,
+            rolls of another width, shorter than two steps, or of other values than 0 and 1.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data must be a .mat or .npz file, and there is no file {str(path)!r}")
+    readers = {".mat": _from_mat, ".npz": _from_npz}
+    if path.suffix not in readers:
+        raise ValueError(f"data must be a .mat or .npz file of piano rolls, got {path.name!r}")
+    found = readers[path.suffix](path)
+    return Rolls(*([_roll(path, part, i, roll) for i, roll in enumerate(found[part])] for part in PARTS))
+
+
+def _from_mat(path: pathlib.Path) -> dict[str, list[Any]]:
+    from scipy.io import loadmat
+
+    try:
+        variables = loadmat(path)
+    except Exception as error:  # a damaged file can fail in any way the parser did not think of
+        raise ValueError(
+            f"{path.name!r} cannot be read as a .mat file; is it cut short, or of another kind?"
+        ) from error
+    found = {}
+    for part in PARTS:
+        name = f"{part}data"
+        if name not in variables:
+            raise ValueError(
+                f"{path.name!r} must have the variables traindata, validdata and testdata, and lacks {name}"
+            )
+        found[part] = list(np.ravel(variables[name]))
+        if not found[part]:
+            raise ValueError(f"{name} in {path.name!r} must hold at least one sequence, got none")
+    return found
+
+
+def _from_npz(path: pathlib.Path) -> dict[str, list[Any]]:
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for part in PARTS:
+                rolls, lengths = arrays[part], np.asarray(arrays[f"{part}_lengths"])
+                if lengths.ndim != 1 or lengths.size == 0 or lengths.sum() != len(rolls):
+                    raise ValueError(f"{part}_lengths must add up to the {len(rolls)} steps of {part}")
+                found[part] = np.split(rolls, np.cumsum(lengths)[:-1])
+    except KeyError as error:
+        names = ", ".join(f"{part}, {part}_lengths" for part in PARTS)
+        raise ValueError(f"{path.name!r} must have the arrays {names}; {error.args[0]}") from error
+    except ValueError as error:
+        raise ValueError(f"{path.name!r} cannot be read as piano rolls: {error}") from error
+    except Exception as error:  # as above
+        raise ValueError(f"{path.name!r} cannot be read as an .npz file; is it cut short?") from error
+    return found
+
+
+def _roll(path: pathlib.Path, part: str, index: int, roll: Any) -> np.ndarray:
+    roll = np.asarray(roll)
+    where = f"sequence {index} of {part} in {path.name!r}"
+    if roll.ndim != 2 or roll.shape[1] != NOTES or roll.shape[0] < 2:
+        raise ValueError(f"{where} must be [T, 88] with two steps at least, got shape {roll.shape}")
+    if not np.isin(roll, (0, 1)).all():
+        raise ValueError(f"{where} must hold zeros and ones only")
+    return roll.astype(np.float32)
+
+
+def batches(rolls: list[np.ndarray], size: int, chunk: int, seed: int | None = None) -> list[Sequences]:
+    """All sequences once, packed end to end into B rows of about one length, and cut into chunks.
+
+    x_t is the roll at step t, y_t that at t + 1. A reset begins every sequence, a mask ends the shorter rows, and the
+    state is to be carried from chunk to chunk. With weights left out, every real step of a chunk counts alike.
+
+    Args:
+        rolls: as `load` gives them.
+        size: B.
+        chunk: T of a batch.
+        seed: of the order; as they come where None.
+
+    Raises:
+        ValueError: a size below 1, no sequences.
+    """
+    check_positive("size", size)
+    check_positive("chunk", chunk)
+    if not rolls:
+        raise ValueError("rolls must hold at least one sequence, got none")
+    order = np.arange(len(rolls)) if seed is None else np.random.default_rng(seed).permutation(len(rolls))
+    rows: list[list[np.ndarray]] = [[] for _ in range(size)]
+    for i in order:  # each to the row that is shortest so far
+        min(rows, key=lambda row: sum(len(roll) - 1 for roll in row)).append(rolls[i])
+    T = -(-max(sum(len(roll) - 1 for roll in row) for row in rows) // chunk) * chunk
+    inputs, targets = np.zeros((2, T, size, NOTES), np.float32)
+    mask, reset = np.zeros((2, T, size), bool)
+    for b, row in enumerate(rows):
+        t = 0
+        for roll in row:
+            steps = slice(t, t + len(roll) - 1)
+            inputs[steps, b], targets[steps, b], mask[steps, b], reset[t, b] = roll[:-1], roll[1:], True, True
+            t = steps.stop
+    cuts = [slice(t, t + chunk) for t in range(0, T, chunk)]
+    return [Sequences(inputs[c], targets[c], None, mask[c], reset[c], fresh=c.start == 0) for c in cuts]
+
+
+def unigram(rolls: Rolls) -> float:
+    """Nats per step of the test part under each note's frequency in the training part: what needs no network."""
+    train = np.concatenate([roll[1:] for roll in rolls.train])
+    frequency = (train.sum(0) + 1) / (len(train) + 2)
+    test = np.concatenate([roll[1:] for roll in rolls.test])
+    return float(-(test * np.log(frequency) + (1 - test) * np.log(1 - frequency)).sum(1).mean())

@@ -1,0 +1,88 @@
+"""The embedded Reber grammar: what stands at the beginning of a string decides what stands before its end."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrnn.arguments import check_positive
+from jaxrnn.tasks.sequences import Sequences
+
+SYMBOLS = "BTPSXVE"
+# Reber's grammar: from each state the two symbols that may follow, and the state that each leads to.
+GRAMMAR = {
+    1: (("T", 2), ("P", 3)),
+    2: (("S", 2), ("X", 4)),
+    3: (("T", 3), ("V", 5)),
+    4: (("X", 3), ("S", 6)),
+    5: (("P", 4), ("V", 6)),
+}
+LAST = 6
+
+
+class Strings(NamedTuple):
+    """Strings as tokens, and what may follow every symbol of them."""
+
+    sequences: Sequences
+    allowed: np.ndarray  # booleans [T, B, 7]: the symbols that may come next
+    decision: np.ndarray  # [B], the step whose next symbol only the beginning tells
+
+
+def batch(seed: int, size: int) -> Strings:
+    """A fresh batch, the task being to tell the next symbol.
+
+        B, then T or P, a string of Reber's grammar (B .. E), then the same T or P again, then E
+
+    Args:
+        seed: for the strings.
+        size: B.
+
+    Returns:
+        Tokens [T, B] of all symbols but the last, the next ones as targets, and a mask over what is padding.
+
+    Raises:
+        ValueError: a size below 1.
+
+    Source: Reber (1967), "Implicit learning of artificial grammars"; Hochreiter & Schmidhuber (1997), "Long short-term
+    memory", experiment 1.
+
+    >>> import jaxrnn.tasks.reber as reber
+    >>> found = reber.batch(0, 2)
+    >>> [reber.SYMBOLS[token] for token in found.sequences.inputs[:2, 0]][0]
+    'B'
+    """
+    check_positive("size", size)
+    random = np.random.default_rng(seed)
+    strings = [_string(random) for _ in range(size)]
+    lengths = np.array([len(symbols) - 1 for symbols, _ in strings])
+    T = lengths.max()
+    inputs, targets = np.zeros((T, size), np.int32), np.zeros((T, size), np.int32)
+    allowed = np.zeros((T, size, len(SYMBOLS)), bool)
+    for b, (symbols, following) in enumerate(strings):
+        tokens = [SYMBOLS.index(symbol) for symbol in symbols]
+        inputs[: lengths[b], b], targets[: lengths[b], b] = tokens[:-1], tokens[1:]
+        for t, several in enumerate(following):
+            allowed[t, b, [SYMBOLS.index(symbol) for symbol in several]] = True
+    mask = np.arange(T)[:, None] < lengths
+    return Strings(Sequences(inputs, targets, mask=mask), allowed, lengths - 2)
+
+
+def baseline(strings: Strings) -> float:
+    """Nats per symbol of one who knows the grammar by heart and not the beginning: the least without memory."""
+    choices = strings.allowed.sum(-1)  # [T, B]
+    choices[strings.decision, np.arange(choices.shape[1])] = 2  # T or P: only the beginning tells which
+    mask = strings.sequences.mask
+    return float(np.log(np.where(mask, choices, 1)).sum() / mask.sum())
+
+
+def _string(random: np.random.Generator) -> tuple[str, list[str]]:
+    """One string, and for each of its symbols but the last those that may follow."""
+    frame = "TP"[random.integers(2)]
+    symbols, following, state = "B" + frame + "B", ["TP", "B"], 1
+    while state != LAST:
+        arcs = GRAMMAR[state]
+        following.append("".join(symbol for symbol, _ in arcs))
+        symbol, state = arcs[random.integers(2)]
+        symbols += symbol
+    return symbols + "E" + frame + "E", [*following, "E", frame, "E"]

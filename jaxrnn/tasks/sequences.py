@@ -1,0 +1,16 @@
+"""What a task gives: a batch of sequences, as `jaxrnn.value_and_grad` takes them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Sequences(NamedTuple):
+    """One batch of sequences."""
+
+    inputs: Any  # [T, B, D], or tokens [T, B]
+    targets: Any  # [T, B, ...]; of a task with one answer for a sequence [B, ...]
+    weights: Any = None  # w_t, [T, B]; None where all steps count alike
+    mask: Any = None  # [T, B], False where a sequence has ended; None where all are of one length
+    reset: Any = None  # [T, B], True where another sequence begins
+    fresh: bool = True  # whether the state carried from the batch before is dropped
