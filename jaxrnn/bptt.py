@@ -28,6 +28,7 @@ from jaxrnn.forward_mode import reverse_mode_only
 from jaxrnn.memory import layer_bytes
 from jaxrnn.scan import Sequence, Trace, both_ways, previous_states
 from jaxrnn.segments import WHOLE_BYTES, balanced_lengths, each, join, scan_segments, segment_length, split
+from jaxrnn.vanishing import omega
 
 RECOMPUTE = (False, "gates", True)
 
@@ -126,6 +127,7 @@ class Way(NamedTuple):
     recompute: bool | str = False  # what the reverse scan makes anew: nothing, "gates", or True, the states too
     backward: str = "sequential"  # or "associative"
     norms: bool = False  # whether the reverse scan gives the norms of what it carries
+    clip: float | None = None  # the largest norm that dE/ds_t of one sequence may have
 
 
 ONWARD = Way()
@@ -240,7 +242,13 @@ class StepNorms(NamedTuple):
 
 
 def reverse_segment(
-    layer: Unrolled, inputs: Array, breaks: Breaks, g: Array | None, trace: Trace, adjoint: Adjoint
+    layer: Unrolled,
+    inputs: Array,
+    breaks: Breaks,
+    g: Array | None,
+    trace: Trace,
+    adjoint: Adjoint,
+    vanishing: Array | None = None,
 ) -> tuple[Adjoint, Params, Array | None, StepNorms | None]:
     """One segment of one layer backwards: the heart of BPTT.
 
@@ -257,6 +265,7 @@ def reverse_segment(
         g: what the layers above ask of each hidden state, [K, *batch, H]; None where they ask nothing.
         trace: what the forward pass left of this segment.
         adjoint: dE/ds_K through the steps after the segment.
+        vanishing: the weight of a step's share of the vanishing-gradient regulariser; None for none.
 
     Returns:
         The adjoint of `trace.start`, the weight gradients of this segment, dE/dx_t (None for tokens), and where the
@@ -265,32 +274,55 @@ def reverse_segment(
     cell, params, operands, initial, way = layer
     previous = enter(breaks, initial, previous_states(trace, way.reverse))
     local = linearize_segment(layer, inputs, previous, trace)
-    adjoint, deltas, norms = reverse_steps(layer, breaks, g, local, adjoint)
+    adjoint, deltas, through = reverse_steps(layer, breaks, g, local, adjoint, carried=vanishing is not None)
+    norms = StepNorms(_norms(deltas), _norms(through.after)) if way.norms else None
+    if vanishing is not None:
+        _, c = omega(through.after, through.before, breaks.mask)
+        previous = cell.with_penalty(operands, previous, deltas, vanishing * c)
     dparams = cell.weight_grads(params, operands, inputs, previous, deltas)
     dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
     return adjoint, dparams, dx, norms
 
 
+class Through(NamedTuple):
+    """What the loop backwards carried through every step, [K, *batch, ...]; None where it was not asked for."""
+
+    after: Any  # dE/ds_t
+    before: Any  # dE/ds_t ds_t/ds_{t-1}
+
+
 def reverse_steps(
-    layer: Unrolled, breaks: Breaks, g: Array | None, local: Any, adjoint: Adjoint
-) -> tuple[Adjoint, Any, StepNorms | None]:
-    """The loop over the steps of a segment backwards: the adjoint before it, delta_t [K, *batch, ...], and norms."""
+    layer: Unrolled, breaks: Breaks, g: Array | None, local: Any, adjoint: Adjoint, carried: bool = False
+) -> tuple[Adjoint, Any, Through]:
+    """The loop over the steps of a segment backwards.
+
+    Returns:
+        The adjoint before the segment, delta_t [K, *batch, ...], and what was carried, as far as that is asked for (where
+        the way wants norms, dE/ds_t alone).
+    """
     cell, _, operands, _, way = layer
 
     def step(adjoint: Adjoint, x: tuple[Array | None, Any, Breaks]) -> tuple[Adjoint, Any]:
         g, local, breaks = x
         after = adjoint.state if g is None else add_to_hidden(adjoint.state, g)
+        after = after if way.clip is None else _clip(after, way.clip)
         before, delta = cell.step_adjoint(operands, after, local)
         adjoint = enter_adjoint(breaks, leave(breaks, after, before), adjoint.initial)
-        return adjoint, (delta, after if way.norms else None)
+        return adjoint, (delta, Through(after if carried or way.norms else None, before if carried else None))
 
     if way.backward == "associative":
         adjoint, deltas = associative.reverse_scan(cell, operands, adjoint, (g, local, breaks), reverse=not way.reverse)
-        after = None
+        through = Through(None, None)
     else:
-        adjoint, (deltas, after) = lax.scan(step, adjoint, (g, local, breaks), reverse=not way.reverse)
-    deltas = blank(breaks.mask, deltas)
-    return adjoint, deltas, StepNorms(_norms(deltas), _norms(after)) if way.norms else None
+        adjoint, (deltas, through) = lax.scan(step, adjoint, (g, local, breaks), reverse=not way.reverse)
+    return adjoint, blank(breaks.mask, deltas), through
+
+
+def _clip(adjoint: State, largest: float) -> State:
+    """The adjoint of every sequence, shortened where its norm is larger."""
+    size = jnp.sqrt(sum(jnp.sum(leaf * leaf, axis=-1, keepdims=True) for leaf in jax.tree.leaves(adjoint)))
+    factor = jnp.where(size > largest, largest / size, 1)
+    return jax.tree.map(lambda leaf: leaf * factor, adjoint)
 
 
 def _norms(tree: Any) -> Array:

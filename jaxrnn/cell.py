@@ -140,6 +140,17 @@ class Cell(abc.ABC):
         """
         return None
 
+    def with_penalty(self, operands: Any, previous: State, deltas: Any, coefficients: Array) -> State:
+        """s_{t-1} so changed that `weight_grads` adds the gradient of the vanishing-gradient regulariser.
+
+        Args:
+            operands, previous, deltas: as for `weight_grads`.
+            coefficients: its weight times c_t of `jaxrnn.vanishing.omega`, [K, *batch].
+        """
+        raise TypeError(
+            f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} has not"
+        )
+
     def gates(self, kept: Any) -> dict[str, Array]:
         """The gates among what `advance` kept, by name, each [..., H] from 0 (shut) to 1 (open): by default none."""
         return {}

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.arguments import Array, cast_like, check_float
+from jaxrnn.arguments import Array, cast_like, check_float, check_scale
 from jaxrnn.bptt import Way, zero_grads
 from jaxrnn.breaks import Adjoint
 from jaxrnn.cell import State
@@ -38,6 +38,7 @@ def value_and_grad(
     truncate: Truncation | None = None,
     *,
     memory_budget: int | None = None,
+    clip: float | None = None,
     compute_dtype: Any = None,
     return_state: bool = False,
     return_lags: bool = False,
@@ -66,6 +67,9 @@ def value_and_grad(
             `jaxrnn.Tail(k)`.
         memory_budget: bytes of temporary memory: segment and recompute are then chosen to fit it, the fastest first.
             `jaxrnn.plan` says what is chosen.
+        clip: the largest norm that dE/ds_t of one sequence and layer may have: at every step on the way back a longer
+            one is shortened to it. What is returned is then no longer the gradient of E, but cannot explode. In units
+            of E: with the default weights the share of one step of one sequence is of the order of 1/(T B).
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
             float32 at least.
@@ -78,9 +82,9 @@ def value_and_grad(
             vanishes. See `jaxrnn.flow` for more of it.
 
     Returns:
-        A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None, key=None) -> (E, grads)`,
-        or, with `return_state`, `-> ((E, final), grads)`, with `return_lags` `-> ((E, lags), grads)`, with
-        `return_flow` `-> ((E, flow), grads)`, with several of them in this order:
+        A function `(params, inputs, targets, weights=None, state=None, mask=None, reset=None, key=None, *,
+        vanishing=None) -> (E, grads)`, or, with `return_state`, `-> ((E, final), grads)`, with `return_lags`
+        `-> ((E, lags), grads)`, with `return_flow` `-> ((E, flow), grads)`, with several of them in this order:
 
         params: as `net.init` gives them; grads have the same structure, shapes and dtypes.
         inputs: floats [T, *batch, D] or integer tokens [T, *batch]; any number of batch axes.
@@ -94,6 +98,8 @@ def value_and_grad(
             inputs, targets and weights is of no consequence. See `jaxrnn.lengths_to_mask`.
         reset: booleans [T, *batch]; where True every layer's state before the step is its initial one.
         key: for dropout, which a network that has it must be given.
+        vanishing: the weight of the vanishing-gradient regulariser Omega of `jaxrnn.vanishing`, whose gradient is then
+            added to that of E (and E is returned without it); a number, or an array for a schedule. Elman layers only.
 
     Raises:
         TypeError: net is not a Network; a truncate that is a number; arguments of the wrong kind.
@@ -124,6 +130,12 @@ def value_and_grad(
         raise ValueError("return_flow needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers")
     if compute_dtype is not None:
         check_float("compute_dtype", compute_dtype)
+    if clip is not None:
+        check_scale("clip", clip)
+        if clip == 0:
+            raise ValueError("clip must be greater than 0: nothing would be carried back")
+        if isinstance(truncate, Window) or net.bidirectional:
+            raise ValueError("clip needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers")
 
     def loss_and_gradient(
         params: NetworkParams,
@@ -134,8 +146,14 @@ def value_and_grad(
         mask: Array | None = None,
         reset: Array | None = None,
         key: Array | None = None,
+        *,
+        vanishing: Any = None,
     ) -> tuple[Any, NetworkParams]:
         _check_key(net, key)
+        if vanishing is not None and (isinstance(truncate, Window) or net.bidirectional):
+            raise ValueError(
+                "vanishing needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers"
+            )
         run = check_run(net, params, inputs, state, mask, reset, key, compute_dtype)
         loss = Loss(net, params, run, targets, weights)
         if net.bidirectional:
@@ -143,8 +161,9 @@ def value_and_grad(
             lags = norms = None
         else:
             chosen = decide(net, run.inputs, run.dtype, segment, recompute, truncate, memory_budget)
-            way = Way(norms=return_flow)
-            E, final, grads, lags, norms = _segment_by_segment(net, params, run, loss, chosen, truncate, way)
+            way = Way(norms=return_flow, clip=clip)
+            share = None if vanishing is None else vanishing / jnp.maximum(run.count, 1)
+            E, final, grads, lags, norms = _segment_by_segment(net, params, run, loss, chosen, truncate, way, share)
         extras = (final,) * return_state + (lags,) * return_lags + (norms,) * return_flow
         return ((E, *extras) if extras else E), cast_like(grads, params)
 
@@ -160,11 +179,18 @@ def _check_key(net: Network, key: Array | None) -> None:
 
 
 def _segment_by_segment(
-    net: Network, params: NetworkParams, run: Run, loss: Loss, plan: Plan, truncate: Truncation | None, way: Way
+    net: Network,
+    params: NetworkParams,
+    run: Run,
+    loss: Loss,
+    plan: Plan,
+    truncate: Truncation | None,
+    way: Way,
+    vanishing: Array | None,
 ) -> tuple[Array, tuple[State, ...], NetworkParams, Lags | None, Any]:
     """Loss, final state, gradients, lags and norms: every segment is taken through all layers before the next."""
     (state, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
-    stack = Stack(net, params, run, initial, loss, way)
+    stack = Stack(net, params, run, initial, loss, way, vanishing)
     E, readout = loss.zeros()
     grads = zero_grads(params)._replace(readout=readout)
     steps = Steps(run.inputs, run.breaks, run.kept.between, None if net.last_step else loss.steps, _cuts(run, truncate))

@@ -10,7 +10,8 @@ from jax import lax
 
 from jaxrnn.arguments import Array, check_choice
 
-RECURRENT = ("orthogonal", "identity", "normal")
+RECURRENT = ("orthogonal", "identity", "normal", "sparse")
+CONNECTIONS = 15  # of every unit of a sparse W
 SQUARINGS = 30
 
 
@@ -22,6 +23,9 @@ def recurrent(kind: str, scale: float, key: Array, size: int, dtype: Any) -> Arr
         recurrent networks of rectified linear units").
     "normal": independent normal entries, rescaled to the spectral radius `scale`, as in echo state networks (Jaeger
         2001, "The echo state approach to analysing and training recurrent neural networks").
+    "sparse": every unit sees 15 others, drawn at random, with normal weights, rescaled likewise; with the radius 0.95
+        the "smart tanh" network of Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural
+        networks", section 4.1, after Sutskever, Martens & Hinton (2011).
     """
     check_choice("kind", kind, RECURRENT)
     if kind == "identity":
@@ -29,6 +33,9 @@ def recurrent(kind: str, scale: float, key: Array, size: int, dtype: Any) -> Arr
     if kind == "orthogonal":
         return jax.nn.initializers.orthogonal(scale)(key, (size, size), dtype)
     W = jax.random.normal(key, (size, size), jnp.promote_types(dtype, jnp.float32))
+    if kind == "sparse":
+        places = jax.random.uniform(jax.random.fold_in(key, 1), (size, size))
+        W = jnp.where(jnp.argsort(jnp.argsort(places, axis=1), axis=1) < CONNECTIONS, W, 0)
     return (scale / spectral_radius(W) * W).astype(dtype)
 
 

@@ -214,6 +214,11 @@ class Run(NamedTuple):
         """[T, *batch]."""
         return self.inputs.shape[:1] + batch_shape(self.inputs)
 
+    @property
+    def count(self) -> Any:
+        """How many steps are not masked, of all sequences together."""
+        return math.prod(self.steps) if self.breaks.mask is None else jnp.sum(self.breaks.mask)
+
 
 def starts(net: Network, run: Run, learned: Any) -> tuple[tuple[State, ...], tuple[State | None, ...]]:
     """Per layer the state it sets out from, and the one that resets begin from (None where there are none)."""

@@ -93,8 +93,9 @@ class Stack:
         initial: tuple[State | None, ...],
         loss: Any,
         way: Way = ONWARD,
+        vanishing: Array | None = None,
     ) -> None:
-        self.net, self.loss, self.dtype = net, loss, run.dtype
+        self.net, self.loss, self.dtype, self.vanishing = net, loss, run.dtype, vanishing
         cells: Any = net.layers
         parts = zip(cells, cast(params.layers, run.dtype), run.kept.recurrent, initial, strict=True)
         self.layers = tuple(
@@ -140,7 +141,7 @@ class Stack:
         norms: list[StepNorms | None] = [None] * len(layers)
         for i in reversed(range(len(layers))):
             back[i], dparams, dx, norms[i] = reverse_segment(
-                self.layers[i], fed[i], steps.breaks, g, traces[i], back[i]
+                self.layers[i], fed[i], steps.breaks, g, traces[i], back[i], self.vanishing
             )
             layers[i] = jax.tree.map(jnp.add, layers[i], dparams)
             g = self.hand_down(i, g, dx, steps)

@@ -17,7 +17,7 @@ FLOORS = [
     ("0, cellar", ["arguments"]),
     ("0", ["affine", "losses", "initializers", "cell", "dropout", "forward_mode", "truncation"]),
     ("1", ["cells.*", "cells", "readout", "breaks", "bidirectional"]),
-    ("2", ["scan", "segments", "memory", "associative"]),
+    ("2", ["scan", "segments", "memory", "associative", "vanishing"]),
     ("3", ["bptt"]),
     ("4, forward", ["network"]),
     ("4, a segment", ["plan", "stack"]),

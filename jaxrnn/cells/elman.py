@@ -61,8 +61,8 @@ class Elman(Cell):
         bias: whether there is a b.
         input_scale: standard deviation of the fresh U x_t, for inputs of variance one.
         recurrent_scale: modulus of the largest eigenvalue of the fresh W.
-        recurrent_initializer: "orthogonal"; "identity", which with "relu" is the IRNN of Le et al. 2015; or "normal",
-            rescaled to its spectral radius. See `jaxrnn.initializers.recurrent`.
+        recurrent_initializer: "orthogonal"; "identity", which with "relu" is the IRNN of Le et al. 2015; "normal" or
+            "sparse", rescaled to their spectral radius. See `jaxrnn.initializers.recurrent`.
 
     Raises:
         ValueError: a size below 1, an unknown activation or initializer, a scale that is negative or not finite.
@@ -143,6 +143,11 @@ class Elman(Cell):
         """The factors of the sums in `weight_grads`."""
         pair_b: Any = (deltas, None) if self.bias else None
         return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.keep)), b=pair_b)  # type: ignore[arg-type]
+
+    def with_penalty(self, operands: ElmanOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
+        """s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""
+        u = scale(deltas @ operands.W, operands.keep)
+        return previous + coefficients[..., None] * u
 
     def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
         """dE/dx_t = U^T delta_t, [K, *batch, D]."""

@@ -4,6 +4,7 @@ from jaxrnn.flow.examples import per_example_gradient_norms
 from jaxrnn.flow.horizon import Horizon, horizon
 from jaxrnn.flow.jacobians import Norms, jacobian_norms, jacobians
 from jaxrnn.flow.lyapunov import Lyapunov, lyapunov_exponents
+from jaxrnn.flow.penalty import vanishing_penalty
 from jaxrnn.flow.saturation import Saturation, saturation
 from jaxrnn.flow.terms import Terms, terms
 
@@ -20,4 +21,5 @@ __all__ = [
     "per_example_gradient_norms",
     "saturation",
     "terms",
+    "vanishing_penalty",
 ]

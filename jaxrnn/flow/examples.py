@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array, batch_shape
-from jaxrnn.bptt import reverse_steps
-from jaxrnn.breaks import Adjoint
 from jaxrnn.flow.products import weight_norms
-from jaxrnn.flow.sequence import Asked, Sequence, prepare
+from jaxrnn.flow.sequence import backward, prepare
 from jaxrnn.network import Network, NetworkParams
 
 
@@ -70,8 +68,9 @@ def _norms(net: Network, params: NetworkParams, *arguments: Any) -> ExampleNorms
     batch = batch_shape(sequence.steps.inputs)
     if not batch:
         raise ValueError("inputs must have a batch axis, [T, *batch, D] or [T, *batch], got those of one sequence")
+    deltas, _ = backward(sequence, asked)
     layers = []
-    for layer, seen, delta in zip(sequence.stack.layers, sequence.layers, deltas(sequence, asked), strict=True):
+    for layer, seen, delta in zip(sequence.stack.layers, sequence.layers, deltas, strict=True):
         of_examples = jax.tree.map(
             functools.partial(_examples_first, axes=len(batch)), (seen.fed, seen.previous, delta)
         )
@@ -79,19 +78,6 @@ def _norms(net: Network, params: NetworkParams, *arguments: Any) -> ExampleNorms
         layers.append(jax.tree.map(lambda leaf: leaf.reshape(batch), found))
     total = jnp.sqrt(sum(leaf * leaf for leaf in jax.tree.leaves(layers)))
     return ExampleNorms(tuple(layers), total)
-
-
-def deltas(sequence: Sequence, asked: Asked) -> tuple[Any, ...]:
-    """delta_t of every layer, [T, *batch, ...], by one reverse scan of each from the top."""
-    stack, steps, g = sequence.stack, sequence.steps, asked.g
-    found: list[Any] = [None] * len(stack.layers)
-    for i in reversed(range(len(stack.layers))):
-        layer, (fed, previous, local) = stack.layers[i], sequence.layers[i]
-        adjoint: Adjoint = asked.adjoints[i]
-        _, found[i], _ = reverse_steps(layer, steps.breaks, g, local, adjoint)
-        dx = layer.cell.input_grads(layer.params, fed, previous, found[i]) if i > 0 else None
-        g = stack.hand_down(i, g, dx, steps)
-    return tuple(found)
 
 
 def _examples_first(leaf: Array, axes: int) -> Array:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array
+from jaxrnn.bptt import Through, reverse_steps
 from jaxrnn.breaks import Adjoint
 from jaxrnn.cell import State
 from jaxrnn.network import Network, NetworkParams, check_run, last_hidden, starts
@@ -91,6 +92,19 @@ def prepare(
     adjoints = tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(before, initial, strict=True))
     sequence = Sequence(stack, steps, traces, stack.linearize(steps, traces), final, adjoints, to_learned)
     return sequence, _ask(sequence, loss)
+
+
+def backward(sequence: Sequence, asked: Asked) -> tuple[tuple[Any, ...], tuple[Through, ...]]:
+    """delta_t of every layer, [T, *batch, ...], and what was carried, by one reverse scan of each from the top."""
+    stack, steps, g = sequence.stack, sequence.steps, asked.g
+    deltas: list[Any] = [None] * len(stack.layers)
+    carried = list(deltas)
+    for i in reversed(range(len(stack.layers))):
+        layer, (fed, previous, local) = stack.layers[i], sequence.layers[i]
+        _, deltas[i], carried[i] = reverse_steps(layer, steps.breaks, g, local, asked.adjoints[i], carried=True)
+        dx = layer.cell.input_grads(layer.params, fed, previous, deltas[i]) if i > 0 else None
+        g = stack.hand_down(i, g, dx, steps)
+    return tuple(deltas), tuple(carried)
 
 
 def _ask(sequence: Sequence, loss: Loss | None) -> Any:
