@@ -7,6 +7,7 @@ from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
+from jaxrnn.deer import Convergence, deer
 from jaxrnn.gradient import value_and_grad
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network import Network, NetworkParams
@@ -23,6 +24,7 @@ __all__ = [
     "BidirectionalParams",
     "Carried",
     "Cell",
+    "Convergence",
     "Elman",
     "ElmanParams",
     "GRUParams",
@@ -35,6 +37,7 @@ __all__ = [
     "ReadoutParams",
     "Tail",
     "Window",
+    "deer",
     "lengths_to_mask",
     "plan",
     "sigmoid_cross_entropy",

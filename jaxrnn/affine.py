@@ -72,3 +72,9 @@ def sum_of(delta_T: Array) -> Array:
 def affine_input_grads(U: Array, delta: Array) -> Array:
     """dE/dx_t = U^T delta_t for every step at once: [..., D]."""
     return delta @ U
+
+
+def diagonal_blocks(W: Array) -> Array:
+    """W [m H, H] with the diagonal of each of its m blocks only, zero elsewhere."""
+    H = W.shape[1]
+    return jnp.where(jnp.tile(jnp.eye(H, dtype=bool), (W.shape[0] // H, 1)), W, 0)

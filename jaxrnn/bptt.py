@@ -106,18 +106,33 @@ def unroll(
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
-    scan.check_params(cell, params)
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
-    inputs, breaks = scan.check_sequence(inputs, cell.inputs, mask, reset)
+    sequence = check_layer(cell, params, inputs, state, mask, reset, initial, keep, compute_dtype)
+    return unroll_sequence(cell, params, sequence, way, gradient)
+
+
+def check_layer(
+    layer: Layer,
+    params: Params,
+    inputs: Any,
+    state: Any,
+    mask: Any,
+    reset: Any,
+    initial: Any,
+    keep: Any,
+    compute_dtype: Any,
+) -> Sequence:
+    """The arguments of one layer's forward pass, or an error that names what is wrong with them."""
+    scan.check_params(layer, params)
+    inputs, breaks = scan.check_sequence(inputs, layer.inputs, mask, reset)
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     batch = batch_shape(inputs)
-    initial = scan.check_state(cell, initial, None, batch, dtype, "initial")
-    state = scan.check_state(cell, state, initial, batch, dtype)
-    keep = lax.stop_gradient(scan.check_keep(cell, keep, batch, dtype))
+    initial = scan.check_state(layer, initial, None, batch, dtype, "initial")
+    state = scan.check_state(layer, state, initial, batch, dtype)
+    keep = lax.stop_gradient(scan.check_keep(layer, keep, batch, dtype))
     initial = None if breaks.reset is None else initial
-    sequence = Sequence(cast(blank(breaks.mask, inputs), dtype), state, breaks, initial, keep)
-    return unroll_sequence(cell, params, sequence, way, gradient)
+    return Sequence(cast(blank(breaks.mask, inputs), dtype), state, breaks, initial, keep)
 
 
 class Way(NamedTuple):
@@ -297,7 +312,7 @@ def reverse_steps(
     """The loop over the steps of a segment backwards.
 
     Returns:
-        The adjoint before the segment, delta_t [K, *batch, ...], and what was carried, as far as that is asked for (where
+        The adjoint before the segment, delta_t [K, *batch, ...], and what was carried, as far as asked for (where
         the way wants norms, dE/ds_t alone).
     """
     cell, _, operands, _, way = layer

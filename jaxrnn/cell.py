@@ -151,6 +151,10 @@ class Cell(abc.ABC):
             f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} has not"
         )
 
+    def own_operands(self, operands: Any) -> Any:
+        """The operands with the diagonal only of every recurrent weight: units see themselves. By default not known."""
+        return None
+
     def gates(self, kept: Any) -> dict[str, Array]:
         """The gates among what `advance` kept, by name, each [..., H] from 0 (shut) to 1 (open): by default none."""
         return {}

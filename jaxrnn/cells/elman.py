@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.affine import (
+    affine,
+    affine_input_grads,
+    columns,
+    diagonal_blocks,
+    sum_of,
+    sum_of_outer_products,
+)
 from jaxrnn.arguments import Array, check_choice, check_scale
 from jaxrnn.cell import Cell
 from jaxrnn.dropout import scale
@@ -143,6 +150,10 @@ class Elman(Cell):
         """The factors of the sums in `weight_grads`."""
         pair_b: Any = (deltas, None) if self.bias else None
         return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.keep)), b=pair_b)  # type: ignore[arg-type]
+
+    def own_operands(self, operands: ElmanOperands) -> ElmanOperands:
+        """W with its diagonal only."""
+        return operands._replace(W=diagonal_blocks(operands.W), W_T=diagonal_blocks(operands.W_T))
 
     def with_penalty(self, operands: ElmanOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
         """s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.affine import (
+    affine,
+    affine_input_grads,
+    columns,
+    diagonal_blocks,
+    sum_of,
+    sum_of_outer_products,
+)
 from jaxrnn.arguments import Array, check_scale
 from jaxrnn.cell import Cell
 from jaxrnn.dropout import scale
@@ -155,6 +162,11 @@ class GRU(Cell):
         of_inputs = self._of_inputs(deltas)
         pairs: Any = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
         return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.keep)), *pairs)  # type: ignore[arg-type]
+
+    def own_operands(self, operands: GRUOperands) -> GRUOperands:
+        """W with the diagonal of each gate's block only."""
+        W = diagonal_blocks(operands.W)
+        return operands._replace(W=W, W_T=W.T)
 
     def gates(self, kept: Any) -> dict[str, Array]:
         """r_t and z_t; z_t = 1 holds the state."""

@@ -9,7 +9,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.affine import (
+    affine,
+    affine_input_grads,
+    columns,
+    diagonal_blocks,
+    sum_of,
+    sum_of_outer_products,
+)
 from jaxrnn.arguments import Array, check_scale
 from jaxrnn.cell import Cell
 from jaxrnn.dropout import scale
@@ -165,6 +172,11 @@ class LSTM(Cell):
         """The factors of the sums in `weight_grads`."""
         pair_b: Any = (deltas, None) if self.bias else None
         return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.keep)), pair_b)  # type: ignore[arg-type]
+
+    def own_operands(self, operands: LSTMOperands) -> LSTMOperands:
+        """W with the diagonal of each gate's block only."""
+        W = diagonal_blocks(operands.W)
+        return operands._replace(W=W, W_T=W.T)
 
     def gates(self, kept: Any) -> dict[str, Array]:
         """i_t, f_t and o_t."""
