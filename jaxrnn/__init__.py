@@ -13,6 +13,7 @@ from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_
 from jaxrnn.network import Network, NetworkParams
 from jaxrnn.plan import Plan, plan
 from jaxrnn.readout import Readout, ReadoutParams
+from jaxrnn.streaming import Chunk, value_and_grad_of_chunks
 from jaxrnn.truncation import Carried, Tail, Window
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "BidirectionalParams",
     "Carried",
     "Cell",
+    "Chunk",
     "Convergence",
     "Elman",
     "ElmanParams",
@@ -45,4 +47,5 @@ __all__ = [
     "squared_error",
     "unroll",
     "value_and_grad",
+    "value_and_grad_of_chunks",
 ]

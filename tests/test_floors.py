@@ -23,6 +23,7 @@ FLOORS = [
     ("4, a segment", ["plan", "stack"]),
     ("4, lags", ["window"]),
     ("4, backward", ["gradient"]),
+    ("4, streams", ["streaming"]),
     ("5, a sequence", ["flow.sequence", "flow.products"]),
     ("5", ["flow.*", "online"]),
     ("5, above", ["flow"]),
