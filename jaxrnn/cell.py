@@ -151,8 +151,12 @@ class Cell(abc.ABC):
             f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} has not"
         )
 
-    def own_operands(self, operands: Any) -> Any:
-        """The operands with the diagonal only of every recurrent weight: units see themselves. By default not known."""
+    def own_operands(self, operands: Any, weight: float = 1.0) -> Any:
+        """The operands with the diagonal only of every recurrent weight, times a number: units see but themselves.
+
+        By default not known. With a weight of 0 the recurrent weights are gone, and what is left is the way that a
+        state takes through no weight at all, as through the gates of a GRU or LSTM.
+        """
         return None
 
     def gates(self, kept: Any) -> dict[str, Array]:

@@ -151,9 +151,10 @@ class Elman(Cell):
         pair_b: Any = (deltas, None) if self.bias else None
         return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.keep)), b=pair_b)  # type: ignore[arg-type]
 
-    def own_operands(self, operands: ElmanOperands) -> ElmanOperands:
+    def own_operands(self, operands: ElmanOperands, weight: float = 1.0) -> ElmanOperands:
         """W with its diagonal only."""
-        return operands._replace(W=diagonal_blocks(operands.W), W_T=diagonal_blocks(operands.W_T))
+        W = weight * diagonal_blocks(operands.W)
+        return operands._replace(W=W, W_T=W)
 
     def with_penalty(self, operands: ElmanOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
         """s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""

@@ -163,9 +163,9 @@ class GRU(Cell):
         pairs: Any = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
         return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.keep)), *pairs)  # type: ignore[arg-type]
 
-    def own_operands(self, operands: GRUOperands) -> GRUOperands:
+    def own_operands(self, operands: GRUOperands, weight: float = 1.0) -> GRUOperands:
         """W with the diagonal of each gate's block only."""
-        W = diagonal_blocks(operands.W)
+        W = weight * diagonal_blocks(operands.W)
         return operands._replace(W=W, W_T=W.T)
 
     def gates(self, kept: Any) -> dict[str, Array]:

@@ -173,9 +173,9 @@ class LSTM(Cell):
         pair_b: Any = (deltas, None) if self.bias else None
         return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.keep)), pair_b)  # type: ignore[arg-type]
 
-    def own_operands(self, operands: LSTMOperands) -> LSTMOperands:
+    def own_operands(self, operands: LSTMOperands, weight: float = 1.0) -> LSTMOperands:
         """W with the diagonal of each gate's block only."""
-        W = diagonal_blocks(operands.W)
+        W = weight * diagonal_blocks(operands.W)
         return operands._replace(W=W, W_T=W.T)
 
     def gates(self, kept: Any) -> dict[str, Array]:

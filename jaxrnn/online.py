@@ -1,0 +1,310 @@
+"""Gradients forward in time: RTRL, which is exact, and two cheaper relatives. No backward pass, no states kept."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_choice
+from jaxrnn.associative import WARN_BYTES, flatten, unflatten
+from jaxrnn.breaks import enter
+from jaxrnn.cell import Cell, Params, State, hidden_of
+from jaxrnn.gradient import value_and_grad as bptt
+from jaxrnn.network import Network, NetworkParams, as_read, check_run, starts
+from jaxrnn.stack import Loss
+
+METHODS = ("rtrl", "snap1", "rflo")
+
+
+class Carry(NamedTuple):
+    """What goes from call to call."""
+
+    state: State  # of the layer, [*batch, H]
+    influence: Any  # ds_t/dtheta, as far as the method keeps it
+
+
+def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[Any, NetworkParams]]:
+    """The loss of a network and its gradient, computed forward in time: for learning at every step, while it happens.
+
+        P_t = J_t P_{t-1} + d+ s_t/dtheta        dE/dtheta = sum_t (dE_t/ds_t) P_t        J_t = ds_t/ds_{t-1}
+
+    theta are the weights of the recurrent layer, P_t = ds_t/dtheta is the influence that they have had so far, and
+    d+ the immediate derivative, s_{t-1} held constant. What is kept of P and J makes the method:
+
+        "rtrl"   all of it: the gradient of BPTT, exactly. B n P numbers for n numbers of a state and P weights, and
+                 B n^2 P operations for every step: for some tens of units.
+        "snap1"  of P what a weight reaches in one step, the numbers of its own unit; of J what units do to themselves.
+                 As cheap as BPTT, and exact where units do not see one another.
+        "rflo"   as snap1, and J without any recurrent weight: of a GRU the way through z_t, of an LSTM that through
+                 f_t. A plain Elman cell has no such way: there it is BPTT truncated to the step itself. The errors come
+                 back through V^T as they do in BPTT; the random feedback of the paper is not offered.
+
+    No T is too long, and nothing waits for the end of a sequence. Where that is not needed, BPTT is far cheaper.
+
+    Args:
+        net: a network of one layer that is not bidirectional, without dropout, `last_step` or a learned initial state.
+        method: "rtrl", "snap1" or "rflo".
+
+    Returns:
+        A function `(params, inputs, targets, weights=None, carry=None, mask=None, reset=None) -> ((E, carry), grads)`,
+        the arguments those of `jaxrnn.value_and_grad`, a single step (T = 1) included. The carry goes into the next
+        call; None begins. Where parameters change between calls, the influence is that of the ones before, as in all
+        real-time learning, and small steps are what keeps it right. It is pure, and not jitted.
+
+    Raises:
+        TypeError: net is not a Network; for "snap1" and "rflo" a cell without `own_operands`.
+        ValueError: an unknown method, a network of another kind, and all that `jaxrnn.value_and_grad` says.
+
+    Source: Williams & Zipser (1989), "A learning algorithm for continually running fully recurrent neural networks";
+    Menick et al. (2021), "A practical sparse approximation for real time recurrent learning", section 3; Murray (2019),
+    "Local online learning in recurrent networks with random feedback".
+
+    >>> import jax, jaxrnn, jaxrnn.online
+    >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    >>> params = net.init(jax.random.key(0))
+    >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
+    >>> step, carry = jax.jit(jaxrnn.online.value_and_grad(net)), None
+    >>> for t in range(12):  # an update at every step
+    ...     (loss, carry), grads = step(params, tokens[t : t + 1], tokens[t + 1 : t + 2], carry=carry)
+    ...     params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+    >>> grads.layers[0].W.shape
+    (8, 8)
+    """
+    cell = _check_network(net, method)
+
+    def loss_and_gradient(
+        params: NetworkParams,
+        inputs: Any,
+        targets: Any,
+        weights: Any = None,
+        carry: Carry | None = None,
+        mask: Any = None,
+        reset: Any = None,
+    ) -> tuple[Any, NetworkParams]:
+        given = None if carry is None else (carry.state,)
+        run = check_run(net, params, inputs, given, mask, reset, None, None)
+        loss = Loss(net, params, run, targets, weights)
+        (state,), (initial,) = starts(net, run, None)
+        influence = _METHODS[method](cell, cast(params.layers[0], run.dtype), state)
+        start = influence.nothing() if carry is None else carry.influence
+
+        def step(now: tuple, x: tuple) -> tuple[tuple, None]:
+            state, kept, (E, layer, readout) = now
+            inputs, breaks, of_loss = x
+            inputs = as_read(inputs, breaks.mask, run.dtype)
+            before = enter(breaks, initial, state)
+            if breaks.reset is not None:  # no weight has had any influence on the initial state
+                kept = _where(breaks.reset, jax.tree.map(jnp.zeros_like, kept), kept)
+            after, moved = influence.ahead(before, inputs, kept)
+            if breaks.mask is not None:
+                after, moved = _where(breaks.mask, (after, moved), (before, kept))
+            E_t, g, of_readout = loss.backward(hidden_of(after), *of_loss)
+            sums = jax.tree.map(jnp.add, (E, layer, readout), (E_t, influence.gradient(g, moved), of_readout))
+            return (after, moved, sums), None
+
+        E, readout = loss.zeros()
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), params.layers[0])
+        xs = run.inputs, run.breaks, loss.steps
+        (state, kept, (E, layer, readout)), _ = lax.scan(step, (state, start, (E, zeros, readout)), xs)
+        return (E, Carry(state, kept)), cast_like(NetworkParams((layer,), readout), params)
+
+    return loss_and_gradient
+
+
+class _Exact:
+    """RTRL: the influence as one matrix for each sequence, [*batch, n, P]."""
+
+    def __init__(self, cell: Cell, params: Params, state: State) -> None:
+        self.cell, self.like = cell, state
+        self.theta, self.unravel = ravel_pytree(params)
+        self.batch = hidden_of(state).shape[:-1]
+        n = flatten(state).shape[-1]
+        self.shape = (*self.batch, n, self.theta.size)
+        size = math.prod(self.shape) * self.theta.dtype.itemsize
+        if size > WARN_BYTES:
+            warnings.warn(f"the influence of RTRL, {self.shape}, takes {size:,} bytes; BPTT takes none", stacklevel=4)
+
+    def nothing(self) -> Array:
+        return jnp.zeros(self.shape, self.theta.dtype)
+
+    def ahead(self, before: State, x: Array, influence: Array) -> tuple[State, Array]:
+        def step(theta: Array, numbers: Array, x: Array) -> tuple[Array, Array]:
+            after = flatten(_step(self.cell, self.unravel(theta), unflatten(numbers, self.like), x))
+            return after, after
+
+        both = jax.jacrev(step, argnums=(0, 1), has_aux=True)
+        for _ in self.batch:
+            both = jax.vmap(both, (None, 0, 0))
+        (immediate, J), after = both(self.theta, flatten(before), x)
+        return unflatten(after, self.like), jnp.einsum("...ij,...jp->...ip", J, influence) + immediate
+
+    def gradient(self, g: Array, influence: Array) -> Params:
+        """(dE_t/ds_t) P_t, summed over the batch; the loss sees the hidden part of a state, which comes first."""
+        H = g.shape[-1]
+        return self.unravel(
+            jnp.einsum("nh,nhp->p", g.reshape(-1, H), influence[..., :H, :].reshape(-1, H, self.theta.size))
+        )
+
+
+class _Own:
+    """SnAp-1: for every weight the influence on the p numbers of its own unit; leaves [*batch, p, m H, ...].
+
+    A weight's first axis tells its unit: row r of the m H rows belongs to the unit r mod H.
+    """
+
+    weight = 1.0  # of what a unit does to itself through its recurrent weights
+
+    def __init__(self, cell: Cell, params: Params, state: State) -> None:
+        self.cell, self.params, self.like = cell, params, state
+        self.batch = hidden_of(state).shape[:-1]
+        self.parts = len(jax.tree.leaves(state))
+
+    def nothing(self) -> Params:
+        return jax.tree.map(lambda leaf: jnp.zeros((*self.batch, self.parts, *leaf.shape), leaf.dtype), self.params)
+
+    def ahead(self, before: State, x: Array, influence: Params) -> tuple[State, Params]:
+        def step(params: Params, before: State, x: Array) -> tuple[State, Array, Params]:
+            after, pull = jax.vjp(lambda params: _step(self.cell, params, before, x), params)
+            own = self.cell.own_operands(self.cell.prepare(params), self.weight)
+            local = self._local(params, before, x)
+            rows, immediate = [], []
+            for unit in self._units(after):  # as units reach but themselves, a sum over units is each one's own
+                rows.append(jnp.stack(jax.tree.leaves(self.cell.step_adjoint(own, unit, local)[0])))
+                immediate.append(pull(unit)[0])
+            return after, jnp.stack(rows), jax.tree.map(lambda *leaves: jnp.stack(leaves), *immediate)
+
+        for _ in self.batch:
+            step = jax.vmap(step, (None, 0, 0))
+        after, J, immediate = step(self.params, before, x)  # J [*batch, p, p, H]
+
+        def moved(kept: Array, added: Array) -> Array:
+            rows = kept.shape[len(self.batch) + 1]
+            of_rows = jnp.tile(J, rows // J.shape[-1])  # [*batch, p, p, m H]
+            of_rows = of_rows.reshape(*of_rows.shape, *(1,) * (kept.ndim - len(self.batch) - 2))
+            return jnp.sum(of_rows * kept[(slice(None),) * len(self.batch) + (None,)], len(self.batch) + 1) + added
+
+        return after, jax.tree.map(moved, influence, immediate)
+
+    def gradient(self, g: Array, influence: Params) -> Params:
+        """g_t of each weight's own unit times its influence on the hidden number of that unit."""
+
+        def of(leaf: Array) -> Array:
+            hidden = jnp.moveaxis(leaf, len(self.batch), 0)[0]  # [*batch, m H, ...]
+            asked = jnp.tile(g, hidden.shape[len(self.batch)] // g.shape[-1])
+            asked = asked.reshape(*asked.shape, *(1,) * (hidden.ndim - asked.ndim))
+            return jnp.sum(asked * hidden, tuple(range(len(self.batch))))
+
+        return jax.tree.map(of, influence)
+
+    def _local(self, params: Params, before: State, x: Array) -> Any:
+        """What `step_adjoint` needs of one step of one sequence."""
+        operands = self.cell.prepare(params)
+        after, kept = self.cell.advance(operands, before, self.cell.project(operands, x[None])[0])
+        several = jax.tree.map(lambda leaf: leaf[None], (before, after, kept))
+        local = self.cell.linearize(operands, x[None], *several)
+        return jax.tree.map(lambda leaf: leaf[0], local)
+
+    def _units(self, after: State) -> list[State]:
+        leaves, structure = jax.tree.flatten(after)
+        return [
+            jax.tree.unflatten(structure, [jnp.full_like(leaf, i == part) for i, leaf in enumerate(leaves)])
+            for part in range(self.parts)
+        ]
+
+
+class _Direct(_Own):
+    """RFLO: the same, without any recurrent weight in J."""
+
+    weight = 0.0
+
+
+_METHODS: dict[str, Any] = {"rtrl": _Exact, "snap1": _Own, "rflo": _Direct}
+
+
+def _step(cell: Cell, params: Params, state: State, x: Array) -> State:
+    operands = cell.prepare(params)
+    return cell.step(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x[None])))
+
+
+def _where(flags: Array, chosen: Any, otherwise: Any) -> Any:
+    """Leaves [*batch, ...] chosen by flags [*batch]."""
+
+    def choose(x: Array, y: Array) -> Array:
+        return jnp.where(flags.reshape(*flags.shape, *(1,) * (y.ndim - flags.ndim)), x, y)
+
+    return jax.tree.map(choose, chosen, otherwise)
+
+
+def _check_network(net: Any, method: str) -> Cell:
+    if not isinstance(net, Network):
+        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
+    check_choice("method", method, METHODS)
+    if len(net.layers) != 1 or net.bidirectional:
+        raise ValueError(f"net must have one layer that reads forward only, got {net.layers}")
+    for name in ("recurrent_dropout", "last_step", "learn_state"):
+        if getattr(net, name):
+            raise ValueError(f"net must not have {name}: gradients forward in time do not know of it")
+    cell: Any = net.layers[0]
+    own = jax.eval_shape(lambda key: cell.own_operands(cell.prepare(cell.init(key))), jax.random.key(0))
+    if method != "rtrl" and own is None:
+        raise TypeError(f"method {method!r} needs a cell with a method own_operands, which {cell} has not")
+    return cell
+
+
+class Comparison(NamedTuple):
+    """One method against BPTT."""
+
+    cosine: float  # of the two gradients, all parameters together
+    ratio: float  # of their norms
+    by_weight: dict[str, tuple[float, float]]  # the same for each weight
+
+
+class Report(NamedTuple):
+    """Every method against BPTT; printed, it is a table."""
+
+    methods: dict[str, Comparison]
+
+    def __str__(self) -> str:
+        names = list(next(iter(self.methods.values())).by_weight)
+        rows = [f"{'':8}" + "".join(f"{name:>20}" for name in ("all", *names))]
+        for method, found in self.methods.items():
+            pairs = [(found.cosine, found.ratio), *found.by_weight.values()]
+            rows.append(f"{method:8}" + "".join(f"{f'{cosine:.4f}, {ratio:.3f}':>20}" for cosine, ratio in pairs))
+        return "\n".join([*rows, "cosine with the gradient of BPTT, and norm against its norm"])
+
+
+def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **options: Any) -> Report:
+    """How far each method's gradient is from that of BPTT, on one batch.
+
+    Args:
+        net, params, inputs, targets: as for `value_and_grad`.
+        options: weights, mask and reset.
+
+    Raises:
+        TypeError, ValueError: as for `value_and_grad`.
+    """
+    _, truth = jax.jit(bptt(net))(params, inputs, targets, **options)
+    found = {}
+    for method in METHODS:
+        _, grads = jax.jit(value_and_grad(net, method))(params, inputs, targets, **options)
+        by_weight = {}
+        for (path, mine), true in zip(
+            jax.tree.leaves_with_path(grads.layers[0]), jax.tree.leaves(truth.layers[0]), strict=True
+        ):
+            by_weight[jax.tree_util.keystr(path).lstrip(".")] = _angle(mine, true)
+        found[method] = Comparison(*_angle(ravel_pytree(grads)[0], ravel_pytree(truth)[0]), by_weight)
+    return Report(found)
+
+
+def _angle(mine: Any, true: Any) -> tuple[float, float]:
+    mine, true = (np.asarray(array, np.float64).ravel() for array in (mine, true))
+    size, true_size = float(np.linalg.norm(mine)), float(np.linalg.norm(true))
+    return float(mine @ true) / max(size * true_size, 1e-300), size / max(true_size, 1e-300)
