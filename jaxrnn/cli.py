@@ -253,25 +253,26 @@ def _flushed(characters: Iterator[str]) -> Iterator[str]:
 def check(
     inputs: int, hidden: int, outputs: int, layers: int, activation: str, bias: bool, objective: str, **options: Any
 ) -> None:
-    """Compare the gradients of BPTT by hand with jax.grad of the plain scan and with central differences.
+    """Compare the gradients of BPTT by hand with jax.grad of the plain scan, central differences and RTRL.
 
     For every parameter: the relative error of BPTT against the truth (jax.grad in float64), jax.grad's own error where
-    the dtype is float32, the bound, and the error of the directional derivatives against central differences. Exit
-    code 1 if anything is over its bound.
+    the dtype is float32, the bound, the error of the directional derivatives against central differences, and in
+    float64 that against RTRL, a gradient forward in time, for one layer. Exit code 1 if anything is over its bound.
     """
     sizes = [inputs] + [hidden] * layers
     cells = tuple(jaxrnn.Elman(D, H, activation, bias) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs, bias), OBJECTIVES[objective])
     options["segment"] = "auto" if options["segment"] is None else options["segment"]
     report = checking.check(net, **options)
-    table = Table("parameter", "BPTT", "jax.grad", "bound", "differences", "bound", "verdict")
+    table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", "RTRL", "verdict")
     for row in report.rows:
-        figures = [row.bptt, row.autodiff, row.bound, row.differences, checking.DIFFERENCES]
         verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
-        table.add_row(row.parameter, *(f"{figure:.1e}" for figure in figures), verdict)
+        figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
+        table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
     T, B, dtype = options["steps"], options["batch"], options["dtype"]
     console.print(f"Relative errors of the gradients: {dtype}, T = {T}, B = {B}")
     console.print(table)
+    console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
     times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())
     console.print(f"One loss and gradient: {times}")
     if not report.passed:
