@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,39 +19,47 @@ BLUE, ORANGE, GREY = "#33658a", "#d1603d", "#888888"
 DECADES = 8  # below the largest value, in pictures of logarithms: further down is rounding in float32
 
 
-def learning_curve(metrics: Iterable[Mapping[str, Any]], yardsticks: Mapping[str, float]) -> Figure:
-    """Bits per character over steps: training, validation, and the yardsticks as lines.
+def learning_curve(metrics: Iterable[Mapping[str, Any]], yardsticks: Mapping[str, float], unit: str = "nats") -> Figure:
+    """Errors over steps: training, validation, and the yardsticks as lines.
 
     Where the metrics hold the gradient flow of training, its history is drawn below.
 
     Args:
-        metrics: with "step" and one of "loss" and "validation_loss", in nats, or "flow", |dE/ds_t| per layer.
-        yardsticks: bits per character by name.
+        metrics: with "step" and one of "loss" and "validation_loss", or "flow", |dE/ds_t| per layer.
+        yardsticks: errors by name.
+        unit: of all errors.
     """
     rows = list(metrics)
     history = [row for row in rows if "flow" in row]
     figure = _figure(8, 8 if history else 4.5)
     if not history:
-        _learning_curve(figure.subplots(), rows, yardsticks)
+        _learning_curve(figure.subplots(), rows, yardsticks, unit)
         return figure
     above, below = figure.subplots(2, 1, sharex=True)
-    _learning_curve(above, rows, yardsticks)
+    _learning_curve(above, rows, yardsticks, unit)
     _flow_history(below, history)
     return figure
 
 
-def _learning_curve(axes: Axes, rows: list[Mapping[str, Any]], yardsticks: Mapping[str, float]) -> None:
+def _learning_curve(axes: Axes, rows: list[Mapping[str, Any]], yardsticks: Mapping[str, float], unit: str) -> None:
     curves = [("loss", "training", BLUE, ""), ("validation_loss", "validation", ORANGE, "o")]
+    everything = []
     for name, label, colour, marker in curves:
-        points = [(row["step"], row[name] / math.log(2)) for row in rows if name in row]
-        steps, bits = [step for step, _ in points], [value for _, value in points]
-        axes.plot(steps, bits, label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
-    for name, bits_of in yardsticks.items():
-        axes.axhline(bits_of, color=GREY, linewidth=0.8, linestyle="--")
-        axes.annotate(name, (1, bits_of), xycoords=("axes fraction", "data"), xytext=(-4, 3),
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        steps, errors = [step for step, _ in points], [value for _, value in points]
+        axes.plot(steps, errors, label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
+        everything += errors
+    for name, error in yardsticks.items():
+        axes.axhline(error, color=GREY, linewidth=0.8, linestyle="--")
+        axes.annotate(name, (1, error), xycoords=("axes fraction", "data"), xytext=(-4, 3),
                       textcoords="offset points", ha="right", color=GREY, fontsize=9)  # fmt: skip
-    axes.set(xlabel="steps", ylabel="bits per character")
-    axes.set_ylim(0, 1.06 * max([*yardsticks.values(), 1.0]))
+    axes.set(xlabel="steps", ylabel=unit)
+    least, most = min(everything), max([*yardsticks.values(), *everything[-1:]])
+    # Errors that fall by orders of magnitude want a logarithm; others are best seen from zero.
+    if 0 < least < most / 30:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.06 * most)
     axes.margins(x=0.02)
     _bare(axes)
     axes.legend(frameon=False, loc="lower left")

@@ -139,3 +139,47 @@ def test_help_names_every_option(call, command):
     for option in options:
         if option.opts[0].startswith("--"):
             assert option.opts[0] in result.output
+
+
+@pytest.mark.parametrize("task", ["adding", "copy", "order", "reber"])
+def test_every_task_is_trained(call, task, tmp_path):
+    small = ["--length", 20, "--hidden", 8, "--batch", 4, "--steps", 12, "--every", 6]
+    result = call("train", "--task", task, "--out", "run", *small)
+    assert result.exit_code == 0, result.output
+    assert "to beat" in result.output
+    assert "this network" in result.output
+    for name in ("learning_curve.png", "examples.png"):
+        assert (tmp_path / "run" / name).read_bytes().startswith(b"\x89PNG")
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["settings"]["task"] == task
+    refused = call("sample", "run")
+    assert refused.exit_code == 2
+    assert "was not trained on text" in refused.output
+
+
+def test_the_training_kit_from_the_command_line(call):
+    kit = ["--cell", "elman", "--initializer", "sparse", "--vanishing", 0.5, "--vanishing-steps", 10, "--noise", 0.01]
+    kit += ["--decay", 0.01, "--average", 0.9, "--accumulate", 2, "--patience", 1, "--dropout", 0.1]
+    small = ["--length", 20, "--hidden", 20, "--batch", 4, "--steps", 12, "--every", 4]
+    result = call("train", "--task", "adding", "--activation", "tanh", "--out", "run", *small, *kit)
+    assert result.exit_code == 0, result.output
+    again = call("train", "--resume", "--out", "run")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "chorales"], "chorales need a .mat or .npz file"),
+        (["--task", "chorales", "--data", "none.mat"], "there is no file"),
+        (["--task", "adding", "--data", "x.txt"], "makes its own"),
+        (["--task", "order", "--length", 5], "steps must be 10 at least"),
+        (["--task", "copy", "--cell", "gru", "--vanishing", 1.0, "--steps", 1], "vanishing needs layers"),
+        (["--task", "adding", "--flow", 5, "--gradient", "autodiff"], 'need gradient="bptt"'),
+    ],
+    ids=str,
+)
+def test_wrong_tasks(call, arguments, message):
+    result = call("train", "--out", "run", *arguments)
+    assert result.exit_code == 2
+    assert message in result.output

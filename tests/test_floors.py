@@ -28,10 +28,14 @@ FLOORS = [
     ("5", ["flow.*", "online"]),
     ("5, above", ["flow"]),
     ("6, below", ["interop.layers", "tasks.sequences"]),
-    ("6", ["check", "diagnosis", "train", "shard", "tasks.*", "tasks", "runs", "interop.*"]),
+    ("6, data", ["tasks.*", "tasks"]),
+    ("6", ["check", "diagnosis", "train", "shard", "runs", "interop.*"]),
     ("6, above", ["interop"]),
     ("7", ["plots", "experiment"]),
-    ("8", ["cli"]),
+    ("7, above", ["task_plots"]),
+    ("8, below", ["cli.group"]),
+    ("8", ["cli.*"]),
+    ("8, above", ["cli"]),
     ("9", ["__main__"]),
 ]
 ROOT = ""  # jaxrnn/__init__.py: gathers the public names, from any floor

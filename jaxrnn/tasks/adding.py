@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.losses import squared_error
+from jaxrnn.tasks.sequences import Sequences, Task
 
 BASELINE = 1 / 6  # mean squared error of always answering 1: the variance of the sum of two uniform numbers
 
@@ -49,3 +50,23 @@ def batch(key: Array, steps: int, size: int) -> Sequences:
     t = jnp.arange(steps)[:, None]
     marked = ((t == i) | (t == j)).astype(x.dtype)  # [T, B]
     return Sequences(jnp.stack([x, marked], -1), jnp.sum(x * marked, 0)[:, None])
+
+
+def task(steps: int, size: int, seed: int = 0) -> Task:
+    """Fresh sequences at every step, judged by a thousand others."""
+    keys = jax.random.split(jax.random.key(seed), 2)
+
+    def held_out() -> list[Sequences]:
+        return [batch(jax.random.fold_in(keys[1], i), steps, 200) for i in range(5)]
+
+    return Task(
+        name="adding",
+        inputs=2,
+        outputs=1,
+        objective=squared_error,
+        unit="mean squared error",
+        batch=lambda step: batch(jax.random.fold_in(keys[0], step), steps, size),
+        validation=held_out,
+        baselines={"always one": BASELINE},
+        last_step=True,
+    )

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.tasks.sequences import Sequences, Task
 
 SYMBOLS, SHOWN = 8, 10
 BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
@@ -52,3 +53,24 @@ def batch(key: Array, pause: int, size: int) -> Sequences:
     blanks = jnp.full((pause + SHOWN, size), BLANK)
     inputs = jnp.concatenate([shown, blanks.at[pause - 1].set(DELIMITER)])
     return Sequences(inputs, jnp.concatenate([blanks, shown]))
+
+
+def task(pause: int, size: int, seed: int = 0) -> Task:
+    """Fresh sequences at every step, judged by a thousand others."""
+    keys = jax.random.split(jax.random.key(seed), 2)
+
+    def held_out() -> list[Sequences]:
+        return [batch(jax.random.fold_in(keys[1], i), pause, 200) for i in range(5)]
+
+    return Task(
+        name="copy",
+        inputs=TOKENS,
+        outputs=CLASSES,
+        objective=softmax_cross_entropy,
+        unit="nats per step",
+        batch=lambda step: batch(jax.random.fold_in(keys[0], step), pause, size),
+        validation=held_out,
+        baselines={"without memory": baseline(pause)},
+        tokens=True,
+        classes=True,
+    )

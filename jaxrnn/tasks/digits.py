@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.arguments import check_positive
+from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.tasks.sequences import Sequences, Task
 
 STEPS, CLASSES, TEST = 64, 10, 360
 BASELINE = math.log(CLASSES)  # nats, by chance; nine of ten answers are wrong
@@ -42,3 +44,30 @@ def load(permutation: int | None = None) -> Digits:
     pixels = (data.data[:, order].T[..., None] / 16).astype(np.float32)  # [64, 1797, 1]
     labels = data.target.astype(np.int32)
     return Digits(Sequences(pixels[:, :-TEST], labels[:-TEST]), Sequences(pixels[:, -TEST:], labels[-TEST:]))
+
+
+def task(size: int, seed: int = 0, permutation: int | None = None) -> Task:
+    """A new order of the training part in every epoch, the last digits of each left out that do not fill a batch."""
+    digits = load(permutation)
+    count = digits.train.targets.shape[0]
+    check_positive("size", size)
+    if size > count:
+        raise ValueError(f"size must not be more than the {count} digits there are, got {size}")
+
+    def batch(step: int) -> Sequences:
+        epoch, index = divmod(step, count // size)
+        order = np.random.default_rng([seed, epoch]).permutation(count)[index * size : (index + 1) * size]
+        return Sequences(digits.train.inputs[:, order], digits.train.targets[order])
+
+    return Task(
+        name="digits" if permutation is None else "permuted digits",
+        inputs=1,
+        outputs=CLASSES,
+        objective=softmax_cross_entropy,
+        unit="nats",
+        batch=batch,
+        validation=lambda: [digits.test],
+        baselines={"chance": BASELINE},
+        last_step=True,
+        classes=True,
+    )

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.arguments import check_positive
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.tasks.sequences import Sequences, Task
 
 SYMBOLS = "BTPSXVE"
 # Reber's grammar: from each state the two symbols that may follow, and the state that each leads to.
@@ -19,6 +20,7 @@ GRAMMAR = {
     5: (("P", 4), ("V", 6)),
 }
 LAST = 6
+LENGTH = 40  # steps of a batch to train on; one string in some thousands is longer
 
 
 class Strings(NamedTuple):
@@ -86,3 +88,35 @@ def _string(random: np.random.Generator) -> tuple[str, list[str]]:
         symbol, state = arcs[random.integers(2)]
         symbols += symbol
     return symbols + "E" + frame + "E", [*following, "E", frame, "E"]
+
+
+def task(size: int, seed: int = 0) -> Task:
+    """Fresh strings at every step, judged by a thousand others."""
+    held_out = batch(2**31 + seed, 1000)
+
+    def train(step: int) -> Sequences:
+        found = batch(seed * 10**6 + step, size).sequences
+        # One length for all batches, so that the step compiles once: strings that are longer are rare.
+        return _of_length(found, LENGTH)
+
+    return Task(
+        name="reber",
+        inputs=len(SYMBOLS),
+        outputs=len(SYMBOLS),
+        objective=softmax_cross_entropy,
+        unit="nats per symbol",
+        batch=train,
+        validation=lambda: [held_out.sequences],
+        baselines={"the grammar, without the beginning": baseline(held_out)},
+        tokens=True,
+        classes=True,
+    )
+
+
+def _of_length(found: Sequences, steps: int) -> Sequences:
+    """Padded or cut to so many steps."""
+
+    def fit(array: np.ndarray) -> np.ndarray:
+        return np.pad(array[:steps], [(0, max(0, steps - len(array))), (0, 0)])
+
+    return Sequences(fit(found.inputs), fit(found.targets), mask=fit(found.mask))

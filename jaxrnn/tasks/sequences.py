@@ -1,7 +1,9 @@
-"""What a task gives: a batch of sequences, as `jaxrnn.value_and_grad` takes them."""
+"""What a task is: batches of sequences to learn from and to be judged by, and what there is to beat."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 
@@ -10,7 +12,24 @@ class Sequences(NamedTuple):
 
     inputs: Any  # [T, B, D], or tokens [T, B]
     targets: Any  # [T, B, ...]; of a task with one answer for a sequence [B, ...]
-    weights: Any = None  # w_t, [T, B]; None where all steps count alike
     mask: Any = None  # [T, B], False where a sequence has ended; None where all are of one length
     reset: Any = None  # [T, B], True where another sequence begins
-    fresh: bool = True  # whether the state carried from the batch before is dropped
+    fresh: Any = True  # whether the state carried from the batch before is dropped
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """A task, with its sizes and its data."""
+
+    name: str
+    inputs: int  # D, features or tokens
+    outputs: int  # V
+    objective: Any
+    unit: str  # of the error, in words
+    batch: Callable[[int], Sequences]  # of a training step, counted from 0: a function of the position alone
+    validation: Callable[[], Iterable[Sequences]]
+    test: Callable[[], Iterable[Sequences]] | None = None  # where there is another part, never looked at in training
+    baselines: dict[str, float] = dataclasses.field(default_factory=dict)  # errors by name, without a network
+    last_step: bool = False  # one answer for a sequence
+    tokens: bool = False
+    classes: bool = False  # whether the answers are right or wrong

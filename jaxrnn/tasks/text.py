@@ -8,25 +8,19 @@ import functools
 import math
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import Array, check_positive
+from jaxrnn.losses import softmax_cross_entropy
 from jaxrnn.network import Network, NetworkParams
+from jaxrnn.tasks.sequences import Sequences, Task
 
 UNKNOWN = "\ufffd"  # stands for every character that the training part does not have
 TRAIN_FRACTION = 0.9
-
-
-class Batch(NamedTuple):
-    """One chunk of every stream."""
-
-    inputs: np.ndarray  # [T, B], tokens
-    targets: np.ndarray  # [T, B], the tokens that follow
-    fresh: bool  # whether the streams begin here: the carried state must be dropped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,11 +167,11 @@ class Streams:
         """The number of batches in an epoch."""
         return (len(self.tokens) - 1) // (self.T * self.B)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> Sequences:
         """The batch of a step, counted from 0."""
         epoch, chunk = divmod(step, self.chunks)
         window = self._epoch(epoch)[:, chunk * self.T : (chunk + 1) * self.T + 1].T
-        return Batch(window[:-1], window[1:], chunk == 0)
+        return Sequences(window[:-1], window[1:], fresh=chunk == 0)
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """The streams of an epoch, each with one character of the next, [B, chunks * T + 1]."""
@@ -196,14 +190,31 @@ def cut_streams(tokens: np.ndarray, B: int, length: int) -> np.ndarray:
     return tokens[starts + np.arange(length + 1)]
 
 
-def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Batch]:
+def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Sequences]:
     """The whole validation part once, as B streams in chunks of T; at most B - 1 characters at the end are left out."""
     B = min(B, len(tokens) - 1)
     length = (len(tokens) - 1) // B
     streams = cut_streams(tokens, B, length)
     for start in range(0, length, T):
         window = streams[:, start : min(start + T, length) + 1].T
-        yield Batch(window[:-1], window[1:], start == 0)
+        yield Sequences(window[:-1], window[1:], fresh=start == 0)
+
+
+def task(content: Text, chunk: int, size: int, key: Array) -> Task:
+    """To tell the next character of a text."""
+    streams = Streams(content.train, chunk, size, key)
+    V = len(content.vocabulary)
+    return Task(
+        name="text",
+        inputs=V,
+        outputs=V,
+        objective=softmax_cross_entropy,
+        unit="nats per character",
+        batch=streams.batch,
+        validation=lambda: validation_batches(content.validation, size),
+        baselines={name: bits * math.log(2) for name, bits in content.yardsticks().items()},
+        tokens=True,
+    )
 
 
 def sample(

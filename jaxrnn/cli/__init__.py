@@ -1,0 +1,30 @@
+"""The `jaxrnn` command."""
+
+from __future__ import annotations
+
+import click
+
+import jaxrnn
+from jaxrnn.cli.check import check
+from jaxrnn.cli.flow import flow
+from jaxrnn.cli.group import Group
+from jaxrnn.cli.sample import sample
+from jaxrnn.cli.train import train
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(jaxrnn.__version__, prog_name="jaxrnn")
+def main() -> None:
+    """Recurrent networks in JAX, with back-propagation through time written by hand.
+
+    \b
+    jaxrnn train           learn a text, character by character, in a minute and a half
+    jaxrnn train --task    learn something else: chorales, adding, copy, order, reber, digits
+    jaxrnn sample RUN      write text from what was learnt
+    jaxrnn check           hold the gradients against autodiff and finite differences
+    jaxrnn flow RUN        see how far back its gradients reach, and why no further
+    """
+
+
+for command in (train, sample, check, flow):
+    main.add_command(command)

@@ -1,0 +1,63 @@
+"""`jaxrnn check`: gradients held against three references."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import click
+from rich.table import Table
+
+import jaxrnn
+from jaxrnn import check as checking
+from jaxrnn.cli.group import console
+
+OBJECTIVES = {
+    "softmax": jaxrnn.softmax_cross_entropy,
+    "sigmoid": jaxrnn.sigmoid_cross_entropy,
+    "squared": jaxrnn.squared_error,
+}
+
+
+@click.command(short_help="Hold the gradients against autodiff and finite differences.")
+@click.option("--inputs", default=32, show_default=True, help="D, input features or tokens.")
+@click.option("--hidden", default=64, show_default=True, help="H, hidden units.")
+@click.option("--outputs", default=32, show_default=True, help="V, outputs.")
+@click.option("--layers", default=1, show_default=True, help="Layers of cells.")
+@click.option("--activation", type=click.Choice(["tanh", "relu"]), default="tanh", show_default=True)
+@click.option("--bias/--no-bias", default=True, show_default=True)
+@click.option("--objective", type=click.Choice(list(OBJECTIVES)), default="softmax", show_default=True)
+@click.option("--tokens", is_flag=True, help="Integer tokens as inputs.")
+@click.option("--steps", default=50, show_default=True, help="T, steps of time.")
+@click.option("--batch", default=8, show_default=True, help="B, sequences.")
+@click.option("--segment", type=int, help="K, steps of a segment.  [default: what fits the cache]")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def check(
+    inputs: int, hidden: int, outputs: int, layers: int, activation: str, bias: bool, objective: str, **options: Any
+) -> None:
+    """Compare the gradients of BPTT by hand with jax.grad of the plain scan, central differences and RTRL.
+
+    For every parameter: the relative error of BPTT against the truth (jax.grad in float64), jax.grad's own error where
+    the dtype is float32, the bound, the error of the directional derivatives against central differences, and in
+    float64 that against RTRL, a gradient forward in time, for one layer. Exit code 1 if anything is over its bound.
+    """
+    sizes = [inputs] + [hidden] * layers
+    cells = tuple(jaxrnn.Elman(D, H, activation, bias) for D, H in itertools.pairwise(sizes))
+    net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs, bias), OBJECTIVES[objective])
+    options["segment"] = "auto" if options["segment"] is None else options["segment"]
+    report = checking.check(net, **options)
+    table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", "RTRL", "verdict")
+    for row in report.rows:
+        verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
+        figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
+        table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
+    T, B, dtype = options["steps"], options["batch"], options["dtype"]
+    console.print(f"Relative errors of the gradients: {dtype}, T = {T}, B = {B}")
+    console.print(table)
+    console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
+    times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())
+    console.print(f"One loss and gradient: {times}")
+    if not report.passed:
+        sys.exit(1)

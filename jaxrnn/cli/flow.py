@@ -1,0 +1,100 @@
+"""`jaxrnn flow`: how far back the gradients of a network reach."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from typing import Any
+
+import click
+import jax
+import numpy as np
+
+import jaxrnn
+from jaxrnn import diagnosis, experiment, plots
+from jaxrnn.cli.group import console
+from jaxrnn.experiment import CELLS
+from jaxrnn.initializers import RECURRENT
+from jaxrnn.runs import Run
+
+
+@click.command(short_help="See how far back gradients reach, and why no further.")
+@click.argument("run", required=False, type=click.Path(path_type=pathlib.Path))
+@click.option("--init", is_flag=True, help="A fresh network in the place of a run, on random sequences.")
+@click.option("--cell", type=click.Choice(list(CELLS)), default="elman", show_default=True)
+@click.option("--inputs", default=32, show_default=True, help="D, features of standard normal inputs.")
+@click.option("--hidden", default=128, show_default=True, help="H, hidden units.")
+@click.option("--outputs", default=32, show_default=True, help="V, outputs of a softmax.")
+@click.option("--layers", default=1, show_default=True)
+@click.option("--activation", type=click.Choice(["tanh", "relu"]), help="Of an Elman cell.  [default: tanh]")
+@click.option("--initializer", type=click.Choice(RECURRENT), help="Of an Elman cell's W.  [default: orthogonal]")
+@click.option("--scale", type=float, help="Of an Elman cell's W: its spectral radius.  [default: 1]")
+@click.option("--layer", default=-1, show_default=True, help="The layer to look at; -1 is the top one.")
+@click.option("--steps", default=100, show_default=True, help="T, 20 to 2,000.")
+@click.option("--batch", default=8, show_default=True, help="B, sequences.")
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=pathlib.Path), help="Folder for flow.png and flow.npz.  [default: RUN]"
+)
+def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, seed: int, **options: Any) -> None:
+    """Show the gradient flow of RUN, a folder that `jaxrnn train` made, or of a fresh network (--init).
+
+    A diagnosis in words: does the gradient vanish, explode, or pass; how many steps back it reaches; saturation; the
+    largest Lyapunov exponent; and what to try. The same as one page of pictures, flow.png, and as arrays, flow.npz.
+    """
+    if init == (run is not None):
+        raise ValueError("give the folder of a run, or --init, not both")
+    if init:
+        net, params, inputs, targets, title = _fresh(seed=seed, **options)
+    else:
+        assert run is not None
+        _only_for_init()
+        net, params, inputs, targets, title = _of_run(Run.open(run), options["steps"], options["batch"], seed)
+    found = diagnosis.diagnose(net, params, inputs, targets, key=jax.random.key(seed), layer=layer)
+    folder = out or run or pathlib.Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"{title}, T = {options['steps']}, B = {options['batch']}, layer {found.layer}\n")
+    console.print(str(found), markup=False)
+    plots.gradient_flow(found, title).savefig(folder / "flow.png", dpi=130)
+    np.savez(folder / "flow.npz", allow_pickle=False, **found.arrays())
+    console.print(f"\nThe page is {folder / 'flow.png'}, the arrays are in {folder / 'flow.npz'}.")
+
+
+def _only_for_init() -> None:
+    context = click.get_current_context()
+    typed = click.core.ParameterSource.COMMANDLINE
+    names = ("cell", "inputs", "hidden", "outputs", "layers", "activation", "initializer", "scale")
+    given = [f"--{name}" for name in names if context.get_parameter_source(name) is typed]
+    if given:
+        raise ValueError(f"a run has its own network: leave out {', '.join(given)}, or ask for --init")
+
+
+def _fresh(
+    cell: str, inputs: int, hidden: int, outputs: int, layers: int, steps: int, batch: int, seed: int, **options: Any
+) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
+    names = {"activation": "activation", "initializer": "recurrent_initializer", "scale": "recurrent_scale"}
+    given = {names[name]: value for name, value in options.items() if value is not None}
+    if given and cell != "elman":
+        raise ValueError(f"--activation, --initializer and --scale are for an Elman cell, not for {cell}")
+    sizes = [inputs] + [hidden] * layers
+    cells = tuple(CELLS[cell](D, H, **given) for D, H in itertools.pairwise(sizes))
+    net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs), jaxrnn.softmax_cross_entropy)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = jax.random.normal(keys[0], (steps, batch, inputs))
+    y = jax.random.randint(keys[1], (steps, batch), 0, outputs)
+    described = f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
+    return net, net.init(keys[2]), x, y, described
+
+
+def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
+    """The best checkpoint of a run, and pieces of its validation text."""
+    content = experiment.reopen(run).text
+    if content is None:
+        raise ValueError(f"{str(run.path)!r} was not trained on text: for other tasks see jaxrnn.diagnosis.diagnose")
+    net, params = experiment.trained(run)
+    tokens = content.validation
+    if len(tokens) <= steps + 1:
+        raise ValueError(f"--steps must be less than the {len(tokens)} characters of the validation text, got {steps}")
+    starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, batch)
+    pieces = np.stack([tokens[start : start + steps + 1] for start in starts], 1).astype(np.int32)  # [T + 1, B]
+    return net, params, pieces[:-1], pieces[1:], f"{run.path.name}, best checkpoint"

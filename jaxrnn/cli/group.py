@@ -1,0 +1,25 @@
+"""The group of commands, and how they tell a user's errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Group(click.Group):
+    """A group whose commands tell a user's errors in a line, with exit code 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; what the library says about its arguments is all that is printed."""
+        try:
+            return super().invoke(context)
+        except (ValueError, TypeError) as error:
+            click.echo(f"jaxrnn: {error}", err=True)
+            context.exit(2)
+        except FloatingPointError as error:
+            click.echo(f"jaxrnn: {error}", err=True)
+            context.exit(1)
