@@ -113,7 +113,7 @@ def main() -> None:
     streams = text.Streams(content.train, options.steps, 32, jax.random.key(1))
     chunks = [streams.batch(options.updates + i) for i in range(options.chunks)]
     truth = gradients(net, params, state, chunks, None)
-    lags = [2**i for i in range(options.steps.bit_length()) if 2**i <= options.steps]
+    lags = [*(2**i for i in range(options.steps.bit_length()) if 2**i < options.steps), options.steps]
     found: dict[str, dict[int, Any]] = {name: {} for name in COLOURS}
     print("All parameters, and W alone:\n")
     print("| k | " + " | ".join(f"{name}: cosine, ratio, bias" for name in found) + " |\n|---|" + "---|" * len(found))
@@ -125,8 +125,9 @@ def main() -> None:
         print(f"| {k} | " + " | ".join(cells) + " |", flush=True)
     print()
     for name, by_k in found.items():
-        enough = [k for k, (_, W) in by_k.items() if W[0] >= 0.99]
-        print(f"{name}: dE/dW has a cosine of 0.99 with the whole one from k = {enough[0] if enough else 'none'} on")
+        short = [k for k, (_, W) in by_k.items() if W[0] < 0.99]
+        enough = min((k for k in by_k if not short or k > max(short)), default="none of these")
+        print(f"{name}: dE/dW has a cosine of 0.99 with the whole one from k = {enough} on")
     options.out.mkdir(parents=True, exist_ok=True)
     title = (
         f"{type(net.layers[0]).__name__}({options.hidden}) on text, T = {options.steps}, {options.chunks} chunks of 32"
