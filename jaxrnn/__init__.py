@@ -1,7 +1,6 @@
 """Recurrent networks in JAX whose back-propagation through time is written by hand."""
 
 from jaxrnn.bidirectional import Bidirectional, BidirectionalParams
-from jaxrnn.bptt import unroll
 from jaxrnn.breaks import lengths_to_mask
 from jaxrnn.cell import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
@@ -9,6 +8,7 @@ from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.deer import Convergence, deer
 from jaxrnn.gradient import value_and_grad
+from jaxrnn.layer import unroll
 from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network import Network, NetworkParams
 from jaxrnn.plan import Plan, plan

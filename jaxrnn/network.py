@@ -24,10 +24,11 @@ from jaxrnn.arguments import (
     dtype_to_compute_in,
 )
 from jaxrnn.bidirectional import Layer
-from jaxrnn.bptt import ONWARD, Way, unroll_sequence
+from jaxrnn.bptt import ONWARD, Way
 from jaxrnn.breaks import Breaks, blank
 from jaxrnn.cell import Cell, Params, State, hidden_of
 from jaxrnn.dropout import draw, drop
+from jaxrnn.layer import unroll_sequence
 from jaxrnn.readout import Readout, ReadoutParams
 from jaxrnn.scan import Sequence
 

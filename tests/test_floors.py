@@ -19,6 +19,7 @@ FLOORS = [
     ("1", ["cells.*", "cells", "readout", "breaks", "bidirectional"]),
     ("2", ["scan", "segments", "memory", "associative", "vanishing"]),
     ("3", ["bptt"]),
+    ("3, a layer", ["layer"]),
     ("4, forward", ["network", "deer"]),
     ("4, a segment", ["plan", "stack"]),
     ("4, lags", ["window"]),

@@ -12,7 +12,7 @@ from oracles import relative_error
 from problems import OBJECTIVES, Problem
 
 import jaxrnn
-from jaxrnn import bptt
+from jaxrnn import layer
 from jaxrnn.affine import ONE_HOT_TOKENS
 from jaxrnn.memory import layer_bytes
 from jaxrnn.segments import segment_length
@@ -91,7 +91,7 @@ def test_unroll_gradient_equals_autodiff(example, reverse):
     compiled = jax.jit(jax.value_and_grad(error, arguments), static_argnums=3)
     truth = compiled(params, state, inputs, "autodiff")
     # By itself, a sequence of this size would be one segment.
-    with mock.patch.object(bptt, "_layer_segment", return_value=segment) as chosen:
+    with mock.patch.object(layer, "_layer_segment", return_value=segment) as chosen:
         by_rule = compiled(params, state, inputs, "bptt")
     assert chosen.called
     assert relative_error(by_rule, truth) <= EXACT

@@ -12,7 +12,7 @@ from oracles import relative_error
 from problems import Problem
 
 import jaxrnn
-from jaxrnn import bptt
+from jaxrnn import layer
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -191,7 +191,7 @@ def test_bfloat16_segments_are_added_in_float32():
     arguments = problem.params(jnp.bfloat16), *problem.data(jnp.bfloat16)
     assert relative_error(by_hand(problem, 1)(*arguments), by_hand(problem, 1024)(*arguments)) < 0.05
     rule = lambda *arguments: jax.jit(jax.grad(lambda *a: problem.network().loss(*a, gradient="bptt")))(*arguments)
-    with mock.patch.object(bptt, "_layer_segment", return_value=1):
+    with mock.patch.object(layer, "_layer_segment", return_value=1):
         cut = rule(*arguments)
     assert relative_error(cut, rule(*arguments)) < 0.05
 

@@ -9,7 +9,7 @@ from oracles import relative_error
 from test_breaks import CELLS, Data, T
 
 import jaxrnn
-from jaxrnn import bptt
+from jaxrnn import layer
 from jaxrnn.arguments import batch_shape
 from jaxrnn.gradient import both_passes
 from jaxrnn.plan import decide
@@ -93,7 +93,7 @@ def test_unroll_makes_anew_what_it_did_not_keep(Cell, reverse, monkeypatch):
     expected = grads(gradient="autodiff")
     for recompute in ("gates", True):
         assert relative_error(grads(recompute=recompute), expected) <= EXACT
-    monkeypatch.setattr(bptt, "_layer_segment", lambda *a: 4)
+    monkeypatch.setattr(layer, "_layer_segment", lambda *a: 4)
     assert relative_error(grads(recompute=True), expected) <= EXACT
 
 

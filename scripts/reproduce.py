@@ -1,0 +1,209 @@
+"""What plain and gated recurrent networks can learn: published figures beside what the settings recorded here reach.
+
+    python scripts/reproduce.py --list                          # the experiments by name
+    python scripts/reproduce.py --data FOLDER                   # all of them; FOLDER holds the .mat and .txt files
+    python scripts/reproduce.py order-50 adding-200 --seeds 2   # some
+    python scripts/reproduce.py --quick                         # a taste of all that needs no files, five minutes
+
+Every run has a fixed seed and a folder of its own in --out. Stopped at any time, the script goes on from there; what
+is finished is not run again. For each run the first 200 steps are taken once more with `gradient="autodiff"`, and the
+two curves compared. The table is printed, and kept as table.md beside table.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrnn import experiment, train
+from jaxrnn.experiment import RECIPES, Settings
+from jaxrnn.runs import Run
+
+TWIN_STEPS = 200
+AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
+
+
+class Reproduction(NamedTuple):
+    """An experiment with its yardstick."""
+
+    title: str
+    published: str  # figures and their sources
+    goal: float  # what is to be reached, in the unit of the figure
+    figure: str  # "test", "loss" or "wrong", of the parameters with the least validation loss
+    settings: dict[str, Any]  # beside the recipe of the task
+    file: str | None = None  # in --data
+
+
+def of_task(task: str, **settings: Any) -> dict[str, Any]:
+    """The recipe of a task, changed."""
+    return {"task": task, **RECIPES[task], **settings}
+
+
+EXPERIMENTS: dict[str, Reproduction] = {}
+
+
+def settings_of(name: str, seed: int, data: pathlib.Path | None, quick: bool) -> Settings:
+    """The settings of one run."""
+    found = EXPERIMENTS[name]
+    changed = {**found.settings, "seed": seed}
+    if found.file is not None:
+        if data is None or not (data / found.file).is_file():
+            raise ValueError(f"{name} needs --data with a folder that holds {found.file}")
+        changed["data"] = str(data / found.file)
+    settings = Settings(**changed)
+    if quick:
+        steps = min(settings.steps, 300)
+        settings = dataclasses.replace(settings, steps=steps, every=min(settings.every, steps // 2))
+    return settings
+
+
+def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one network, or go on with it, or read what came of it."""
+    folder = options.out / f"{name}-{seed}"
+    result = folder / "result.json"
+    if result.is_file():
+        return json.loads(result.read_text())
+    if (folder / "settings.json").is_file():
+        run = Run.open(folder)
+        now = experiment.reopen(run)
+        state = run.restore(jax.eval_shape(now.initial)) if (folder / "latest").is_dir() else now.initial()
+    else:
+        now = experiment.build(settings_of(name, seed, options.data, options.quick))
+        run = Run.create(folder, experiment.record(now))
+        state = now.initial()
+    run.forget_after(int(state.step))
+    before, start = max((row["seconds"] for row in run.metrics()), default=0.0), time.perf_counter()
+
+    def log(metrics: dict[str, Any]) -> None:
+        run.log({**metrics, "seconds": before + time.perf_counter() - start})
+
+    outcome = now.fit(state, run, log)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    found = {
+        **figures(now, run),
+        "seconds": max(row["seconds"] for row in run.metrics()),
+        "disagreement": disagreement(now),
+        "settings": dataclasses.asdict(now.settings)
+        | {"data": None, "vanishing_steps": str(now.settings.vanishing_steps)},
+    }
+    result.write_text(json.dumps(found))
+    return found
+
+
+def figures(now: experiment.Experiment, run: Run) -> dict[str, Any]:
+    """The errors of the best parameters."""
+    net, params = experiment.trained(run)
+    held_out = train.evaluate(net, params, now.task.validation(), now.task.classes)
+    test = None if now.task.test is None else train.evaluate(net, params, now.task.test()).loss
+    return {"loss": held_out.loss, "wrong": held_out.wrong, "test": test}
+
+
+def disagreement(now: experiment.Experiment) -> float:
+    """The largest relative difference of the losses of the first 200 steps by hand and by autodiff.
+
+    Of the same training without what autodiff cannot do (the regulariser), from the same start.
+    """
+    curves = []
+    for gradient in ("bptt", "autodiff"):
+        settings = dataclasses.replace(now.settings, gradient=gradient, vanishing=0.0, flow=0)
+        twin = now._replace(settings=settings, optimizer=experiment.optimizer(settings))
+        state, step, losses = twin.initial(), twin.step(), []
+        for i in range(min(TWIN_STEPS, settings.steps)):
+            state, metrics = step(state, twin.task.batch(i))
+            losses.append(metrics["loss"])
+        curves.append(np.asarray(losses, np.float64))
+    return float(np.max(np.abs(curves[0] - curves[1]) / np.abs(curves[1])))
+
+
+def line(name: str, results: list[dict[str, Any]]) -> str:
+    """A row of the table."""
+    about = EXPERIMENTS[name]
+    values = [result[about.figure] for result in results]
+    percent = about.figure == "wrong"
+    show = (lambda value: f"{value:.2%}") if percent else (lambda value: f"{value:.4g}")
+    ours = show(statistics.mean(values))
+    if len(values) > 1:
+        ours += f" ({show(min(values))} to {show(max(values))}, {len(values)} seeds)"
+    verdict = "reached" if statistics.mean(values) <= about.goal else "not reached"
+    minutes = statistics.mean(result["seconds"] for result in results) / 60
+    apart = max(result["disagreement"] for result in results)
+    cells = [about.title, about.published, show(about.goal), f"{ours}: {verdict}", f"{minutes:.1f} min", f"{apart:.0e}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEAD = (
+    "| task and network | published | to reach | ours | a run | by hand and by autodiff differ by |\n"
+    + "|---" * 6
+    + "|"
+)
+
+
+def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
+    """What was reached against what was to be reached, one bar for each experiment: below one is better."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, results) in enumerate(reversed(rows.items())):
+        about = EXPERIMENTS[name]
+        ratios = [max(result[about.figure], 1e-6) / about.goal for result in results]
+        mean = statistics.mean(ratios)
+        axes.barh(i, mean, color="#33658a" if mean <= 1 else "#d1603d", height=0.6)
+        axes.plot(ratios, [i] * len(ratios), "k.", markersize=4)
+    axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
+    axes.set(yticks=range(len(rows)), yticklabels=[EXPERIMENTS[name].title for name in reversed(rows)], xscale="log")
+    axes.set_xlabel("error against what was to be reached (points: seeds)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def main() -> None:
+    """Run, print, write, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="experiments (default: all)")
+    parser.add_argument(
+        "--data", type=pathlib.Path, help="folder of JSB_Chorales.mat, Nottingham.mat, tiny-shakespeare.txt"
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("reproduce"), help="a folder")
+    parser.add_argument("--quick", action="store_true", help="300 steps of each, one seed, nothing that needs a file")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in EXPERIMENTS]
+    if unknown:
+        parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
+    if options.seeds < 1:
+        parser.error(f"--seeds must be 1 or more, got {options.seeds}")
+    if options.list:
+        print("\n".join(f"{name:22}{about.title}" for name, about in EXPERIMENTS.items()))
+        return
+    names = options.names or [n for n, about in EXPERIMENTS.items() if not (options.quick and about.file)]
+    rows: dict[str, list[dict[str, Any]]] = {}
+    print(HEAD)
+    try:
+        for name in names:
+            rows[name] = [run_once(name, seed, options) for seed in range(1 if options.quick else options.seeds)]
+            print(line(name, rows[name]), flush=True)
+    except ValueError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
+    (options.out / "table.md").write_text("\n".join([HEAD, *(line(*row) for row in rows.items())]) + "\n")
+    picture(rows).savefig(options.out / "table.png", dpi=130)
+    print(f"\nThe table and its picture are in {options.out}/")
+    far = [name for name, found in rows.items() if not max(r["disagreement"] for r in found) <= AGREE]
+    if far:
+        parser.exit(1, f"by hand and by autodiff do not agree in {', '.join(far)}\n")
+
+
+if __name__ == "__main__":
+    main()
