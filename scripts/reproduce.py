@@ -47,7 +47,60 @@ def of_task(task: str, **settings: Any) -> dict[str, Any]:
     return {"task": task, **RECIPES[task], **settings}
 
 
-EXPERIMENTS: dict[str, Reproduction] = {}
+BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
+PASCANU, LE = "Pascanu et al. 2013", "Le et al. 2015"
+MUSIC = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8}
+ORDER = {"rate": 1e-3, "vanishing": 1.0, "vanishing_steps": 1000.0, "steps": 10_000, "every": 1000}
+GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
+
+EXPERIMENTS = {
+    "jsb-elman": Reproduction(
+        "JSB chorales, Elman", f"8.71 ({BL}), 8.91 ({BAI})", 8.6, "test",
+        of_task("chorales", hidden=300, **MUSIC), "JSB_Chorales.mat"),
+    "jsb-gru": Reproduction(
+        "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test",
+        of_task("chorales", cell="gru", hidden=200, **MUSIC), "JSB_Chorales.mat"),
+    "nottingham-elman": Reproduction(
+        "Nottingham, Elman", f"4.46 ({BL}), 4.05 ({BAI}), 3.36 ({PASCANU})", 3.4, "test",
+        of_task("chorales", hidden=400, **MUSIC), "Nottingham.mat"),
+    "nottingham-lstm": Reproduction(
+        "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test",
+        of_task("chorales", cell="lstm", hidden=300, **MUSIC), "Nottingham.mat"),
+    "order-50": Reproduction(
+        "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "wrong",
+        of_task("order", length=50, **ORDER)),
+    "order-100": Reproduction(
+        "temporal order, T = 100, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "wrong",
+        of_task("order", length=100, **ORDER)),
+    "order-100-gru": Reproduction(
+        "temporal order, T = 100, GRU", "-", 0.01, "wrong", of_task("order", length=100, cell="gru", **GATED)),
+    "adding-200": Reproduction(
+        "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", of_task("adding", length=200, steps=8000, every=1000)),
+    "adding-200-gru": Reproduction(
+        "adding, T = 200, GRU", "-", 0.001, "loss", of_task("adding", length=200, cell="gru", **GATED)),
+    "adding-600": Reproduction(
+        "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 0.177, "loss",
+        of_task("adding", length=600, steps=6000, every=1000, rate=3e-4)),
+    "adding-600-gru": Reproduction(
+        "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", of_task("adding", length=600, cell="gru", **GATED)),
+    "copy-100": Reproduction(
+        "copy memory, pause 100, Elman", "-", 0.1733, "loss", of_task("copy", length=100, steps=6000, every=1000)),
+    "copy-1000": Reproduction(
+        "copy memory, pause 1000, GRU", f"0.0197, chance is 0.0204 ({BAI})", 0.0204, "loss",
+        of_task("copy", length=1000, cell="gru", batch=32, **GATED)),
+    "digits": Reproduction(
+        "8 x 8 digits, pixel by pixel, IRNN", "-", 0.1, "wrong",
+        of_task("digits", activation="relu", initializer="identity", input_scale=0.1)),
+    "permuted-digits": Reproduction(
+        "the same, permuted", "-", 0.1, "wrong",
+        of_task("permuted-digits", activation="relu", initializer="identity", input_scale=0.1)),
+    "shakespeare-elman": Reproduction(
+        "tiny Shakespeare, Elman", "1.88 (nanoGPT, 3 minutes of a CPU)", 1.55, "loss",
+        of_task("text", hidden=1024, batch=32, chunk=64, steps=6000, every=500), "tiny-shakespeare.txt"),
+    "shakespeare-lstm": Reproduction(
+        "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.47, "loss",
+        of_task("text", cell="lstm", hidden=512, batch=32, chunk=64, steps=5000, every=500), "tiny-shakespeare.txt"),
+}  # fmt: skip
 
 
 def settings_of(name: str, seed: int, data: pathlib.Path | None, quick: bool) -> Settings:
