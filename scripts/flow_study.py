@@ -121,7 +121,8 @@ def picture(results: dict[str, list[History]], steps: int) -> Any:
     right.set(xlabel="updates", ylabel="mean squared error", yscale="log", title=f"The adding problem, T = {steps}")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    right.legend(frameon=False, fontsize=9, loc="lower left")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(results), frameon=False, fontsize=9)
     return figure
 
 
