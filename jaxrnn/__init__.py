@@ -1,5 +1,6 @@
 """Recurrent networks in JAX whose back-propagation through time is written by hand."""
 
+from jaxrnn import flow, online
 from jaxrnn.bidirectional import Bidirectional, BidirectionalParams
 from jaxrnn.breaks import lengths_to_mask
 from jaxrnn.cell import Cell
@@ -40,7 +41,9 @@ __all__ = [
     "Tail",
     "Window",
     "deer",
+    "flow",
     "lengths_to_mask",
+    "online",
     "plan",
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",

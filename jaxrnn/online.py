@@ -13,12 +13,13 @@ import numpy as np
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_choice
+from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_choice, check_like
 from jaxrnn.associative import WARN_BYTES, flatten, unflatten
 from jaxrnn.breaks import enter
 from jaxrnn.cell import Cell, Params, State, hidden_of
 from jaxrnn.gradient import value_and_grad as bptt
 from jaxrnn.network import Network, NetworkParams, as_read, check_run, starts
+from jaxrnn.scan import check_state
 from jaxrnn.stack import Loss
 
 METHODS = ("rtrl", "snap1", "rflo")
@@ -41,11 +42,14 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
 
         "rtrl"   all of it: the gradient of BPTT, exactly. B n P numbers for n numbers of a state and P weights, and
                  B n^2 P operations for every step: for some tens of units.
-        "snap1"  of P what a weight reaches in one step, the numbers of its own unit; of J what units do to themselves.
-                 As cheap as BPTT, and exact where units do not see one another.
+        "snap1"  of P what a weight reaches in one step, the p numbers of its own unit; of J what units do to
+                 themselves. B p P numbers and B p^2 P operations for every step, p = 1, of an LSTM 2: the order of
+                 BPTT's, but elementwise and for each sequence apart, and some times slower where BPTT is matrix
+                 products. Exact where units do not see one another.
         "rflo"   as snap1, and J without any recurrent weight: of a GRU the way through z_t, of an LSTM that through
-                 f_t. A plain Elman cell has no such way: there it is BPTT truncated to the step itself. The errors come
-                 back through V^T as they do in BPTT; the random feedback of the paper is not offered.
+                 f_t. A plain Elman cell has no such way: there only the immediate derivative is left, BPTT truncated
+                 to the step itself. The errors come back through V^T as they do in BPTT; the random feedback of the
+                 paper is not offered.
 
     No T is too long, and nothing waits for the end of a sequence. Where that is not needed, BPTT is far cheaper.
 
@@ -56,16 +60,19 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
     Returns:
         A function `(params, inputs, targets, weights=None, carry=None, mask=None, reset=None) -> ((E, carry), grads)`,
         the arguments those of `jaxrnn.value_and_grad`, a single step (T = 1) included. The carry goes into the next
-        call; None begins. Where parameters change between calls, the influence is that of the ones before, as in all
-        real-time learning, and small steps are what keeps it right. It is pure, and not jitted.
+        call, with the same method; None begins. Where parameters change between calls, the influence is that of the
+        ones before, as in all real-time learning, and small steps are what keeps it right. Weights left out are those
+        of each call by itself: calls of one step each add up to T times the gradient of one call. It is pure, and not
+        jitted.
 
     Raises:
-        TypeError: net is not a Network; for "snap1" and "rflo" a cell without `own_operands`.
-        ValueError: an unknown method, a network of another kind, and all that `jaxrnn.value_and_grad` says.
+        TypeError: net is not a Network; for "snap1" and "rflo" a cell without `own_operands`; a carry of another kind.
+        ValueError: an unknown method, a network of another kind, a carry of another batch; for "snap1" and "rflo" a
+            weight whose first axis is not a multiple of H; and all that `jaxrnn.value_and_grad` says.
 
     Source: Williams & Zipser (1989), "A learning algorithm for continually running fully recurrent neural networks";
-    Menick et al. (2021), "A practical sparse approximation for real time recurrent learning", section 3; Murray (2019),
-    "Local online learning in recurrent networks with random feedback".
+    Menick et al. (2021), "Practical real time recurrent learning with a sparse approximation"; Murray (2019), "Local
+    online learning in recurrent networks with random feedback".
 
     >>> import jax, jaxrnn, jaxrnn.online
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
@@ -89,12 +96,11 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
         mask: Any = None,
         reset: Any = None,
     ) -> tuple[Any, NetworkParams]:
-        given = None if carry is None else (carry.state,)
-        run = check_run(net, params, inputs, given, mask, reset, None, None)
+        run = check_run(net, params, inputs, None, mask, reset, None, None)
         loss = Loss(net, params, run, targets, weights)
         (state,), (initial,) = starts(net, run, None)
         influence = _METHODS[method](cell, cast(params.layers[0], run.dtype), state)
-        start = influence.nothing() if carry is None else carry.influence
+        state, start = (state, influence.nothing()) if carry is None else _check_carry(cell, carry, state, influence)
 
         def step(now: tuple, x: tuple) -> tuple[tuple, None]:
             state, kept, (E, layer, readout) = now
@@ -157,7 +163,8 @@ class _Exact:
 class _Own:
     """SnAp-1: for every weight the influence on the p numbers of its own unit; leaves [*batch, p, m H, ...].
 
-    A weight's first axis tells its unit: row r of the m H rows belongs to the unit r mod H.
+    The first axis of a weight tells its unit: row r of the m H rows is of unit r mod H. A cell laid out otherwise is
+    found by its shapes, but for a square weight, whose shape cannot tell.
     """
 
     weight = 1.0  # of what a unit does to itself through its recurrent weights
@@ -166,6 +173,12 @@ class _Own:
         self.cell, self.params, self.like = cell, params, state
         self.batch = hidden_of(state).shape[:-1]
         self.parts = len(jax.tree.leaves(state))
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if leaf.ndim < 1 or leaf.shape[0] % cell.hidden:
+                raise ValueError(
+                    f"params.layers[0]{jax.tree_util.keystr(path)} must have a first axis that is a multiple of "
+                    f"H = {cell.hidden}, got shape {leaf.shape}; the first axis tells which unit a weight belongs to"
+                )
 
     def nothing(self) -> Params:
         return jax.tree.map(lambda leaf: jnp.zeros((*self.batch, self.parts, *leaf.shape), leaf.dtype), self.params)
@@ -243,6 +256,18 @@ def _where(flags: Array, chosen: Any, otherwise: Any) -> Any:
     return jax.tree.map(choose, chosen, otherwise)
 
 
+def _check_carry(cell: Cell, carry: Any, start: State, influence: Any) -> tuple[State, Any]:
+    """State and influence to go on from, in the dtype that is computed in."""
+    if not isinstance(carry, Carry):
+        raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
+    hidden = hidden_of(start)
+    state = check_state(cell, carry.state, None, hidden.shape[:-1], hidden.dtype, "carry.state")
+    expected = jax.eval_shape(influence.nothing)
+    cause = "the carry must be one of this network, method and batch"
+    check_like("carry.influence", carry.influence, expected, cause)
+    return state, cast(carry.influence, hidden.dtype)
+
+
 def _check_network(net: Any, method: str) -> Cell:
     if not isinstance(net, Network):
         raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
@@ -262,9 +287,9 @@ def _check_network(net: Any, method: str) -> Cell:
 class Comparison(NamedTuple):
     """One method against BPTT."""
 
-    cosine: float  # of the two gradients, all parameters together
+    cosine: float  # of the two gradients of the layer, all its weights together; the readout's is the same in both
     ratio: float  # of their norms
-    by_weight: dict[str, tuple[float, float]]  # the same for each weight
+    by_weight: dict[str, tuple[float, float]]  # the same for each weight, those of the readout included
 
 
 class Report(NamedTuple):
@@ -274,7 +299,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         names = list(next(iter(self.methods.values())).by_weight)
-        rows = [f"{'':8}" + "".join(f"{name:>20}" for name in ("all", *names))]
+        rows = [f"{'':8}" + "".join(f"{name:>20}" for name in ("layer", *names))]
         for method, found in self.methods.items():
             pairs = [(found.cosine, found.ratio), *found.by_weight.values()]
             rows.append(f"{method:8}" + "".join(f"{f'{cosine:.4f}, {ratio:.3f}':>20}" for cosine, ratio in pairs))
@@ -284,23 +309,36 @@ class Report(NamedTuple):
 def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **options: Any) -> Report:
     """How far each method's gradient is from that of BPTT, on one batch.
 
+        cosine = <a, b> / (|a| |b|)        ratio = |a| / |b|        a: the method's gradient, b: that of BPTT
+
+    The readout sees no recurrence: its gradient is exact in all methods, and is left out of the figures for the layer.
+
     Args:
         net, params, inputs, targets: as for `value_and_grad`.
         options: weights, mask and reset.
 
+    Returns:
+        A `Report`, which prints as a table. A gradient of zero has a cosine of 0.
+
     Raises:
         TypeError, ValueError: as for `value_and_grad`.
+
+    >>> import jax, jaxrnn, jaxrnn.online
+    >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
+    >>> report = jaxrnn.online.compare(net, net.init(jax.random.key(0)), tokens[:-1], tokens[1:])
+    >>> round(report.methods["rtrl"].cosine, 4), list(report.methods["rtrl"].by_weight)
+    (1.0, ['U', 'W', 'b', 'V', 'c'])
     """
     _, truth = jax.jit(bptt(net))(params, inputs, targets, **options)
     found = {}
     for method in METHODS:
         _, grads = jax.jit(value_and_grad(net, method))(params, inputs, targets, **options)
-        by_weight = {}
-        for (path, mine), true in zip(
-            jax.tree.leaves_with_path(grads.layers[0]), jax.tree.leaves(truth.layers[0]), strict=True
-        ):
-            by_weight[jax.tree_util.keystr(path).lstrip(".")] = _angle(mine, true)
-        found[method] = Comparison(*_angle(ravel_pytree(grads)[0], ravel_pytree(truth)[0]), by_weight)
+        by_weight: dict[str, tuple[float, float]] = {}
+        for part, true_part in ((grads.layers[0], truth.layers[0]), (grads.readout, truth.readout)):
+            leaves = zip(jax.tree.leaves_with_path(part), jax.tree.leaves(true_part), strict=True)
+            by_weight |= {jax.tree_util.keystr(path).lstrip("."): _angle(mine, true) for (path, mine), true in leaves}
+        found[method] = Comparison(*_angle(*(ravel_pytree(part.layers)[0] for part in (grads, truth))), by_weight)
     return Report(found)
 
 

@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from oracles import relative_error
 from test_breaks import CELLS, Data
 
 import jaxrnn
 from jaxrnn import online
+from jaxrnn.associative import flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-10
@@ -108,6 +110,63 @@ def test_snap1_is_exact_where_units_do_not_see_one_another(Cell):
     assert relative_error(direct.layers[0], jax.grad(data.net.loss)(*positional, **named).layers[0]) <= EXACT
 
 
+def cut_jacobian(cell, layer, state, x, J, method):
+    """What a method leaves of J_t: full for RTRL, each unit's own block for SnAp-1, the gates' way for RFLO."""
+    if method == "rtrl":
+        return J
+    if method == "snap1":
+        unit = np.arange(len(J)) % H
+        return J * (unit[:, None] == unit)
+    z, q, none = layer.U @ x + layer.b, layer.W @ state[:H], np.zeros((H, H))
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    if isinstance(cell, jaxrnn.GRU):
+        return np.diag(sigmoid((z + q)[H : 2 * H]))
+    i, f, g, o = np.split(z + q, 4)
+    f, o = sigmoid(f), sigmoid(o)
+    m = f * state[H:] + sigmoid(i) * np.tanh(g)
+    return np.block([[none, np.diag(o * (1 - np.tanh(m) ** 2) * f)], [none, np.diag(f)]])
+
+
+def by_dense_influence(data, method):
+    """The recurrence P_t = J_t P_{t-1} + d+ s_t/dtheta with all of P and a J_t cut as the method has it, in loops."""
+    cell, layer = data.net.layers[0], data.params.layers[0]
+    theta, unravel = ravel_pytree(layer)
+    like = cell.initial_state((), jnp.float64)
+    n, plain = flatten(like).size, jax.tree.map(np.asarray, layer)
+
+    def step(theta, state, x):
+        operands = cell.prepare(unravel(theta))
+        return flatten(cell.step(operands, unflatten(state, like), cell.project(operands, x[None])[0]))
+
+    def error(state, y):
+        return jaxrnn.softmax_cross_entropy(data.params.readout.V @ state[:H] + data.params.readout.c, y)
+
+    step, both, g = jax.jit(step), jax.jit(jax.jacfwd(step, (0, 1))), jax.jit(jax.grad(error))
+    total = np.zeros(theta.size)
+    for b in range(B):
+        state, P = jnp.zeros(n), np.zeros((n, theta.size))
+        for t in range(T):
+            if data.reset[t, b]:
+                state, P = jnp.zeros(n), np.zeros_like(P)
+            if data.mask[t, b]:
+                x = data.inputs[t, b]
+                immediate, J = map(np.asarray, both(theta, state, x))
+                P = cut_jacobian(cell, plain, np.asarray(state), np.asarray(x), J, method) @ P + immediate
+                state = step(theta, state, x)
+                total += data.weights[t, b] * np.asarray(g(state, data.targets[t, b])) @ P
+    return unravel(jnp.asarray(total))
+
+
+@pytest.mark.parametrize("method", online.METHODS)
+@pytest.mark.parametrize("Cell", [jaxrnn.GRU, jaxrnn.LSTM])
+def test_gated_cells_by_their_definitions(Cell, method):
+    """With a W that is full, so that gates and Jacobians of the wrong W do not pass."""
+    data = Data(Cell, 1, False, "both")
+    positional, named = arguments(data)
+    _, grads = jax.jit(online.value_and_grad(data.net, method))(*positional, **named)
+    assert relative_error(grads.layers[0], by_dense_influence(data, method)) <= EXACT
+
+
 def test_the_order_of_the_methods():
     """On a network that remembers, exact is exact, and the more is kept the nearer."""
     data = Data(jaxrnn.GRU, 1, False, "plain")
@@ -117,7 +176,8 @@ def test_the_order_of_the_methods():
     assert 0.5 < found.methods["rflo"].cosine < 1 - 1e-4
     assert 0.5 < found.methods["snap1"].cosine < 1 - 1e-4
     table = str(found).splitlines()
-    assert table[0].split() == ["all", "U", "W", "b", "d"]
+    assert table[0].split() == ["layer", "U", "W", "b", "d", "V", "c"]
+    assert all(abs(found.methods[method].by_weight["V"][0] - 1) < 1e-12 for method in online.METHODS)
     assert table[1].startswith("rtrl")
     assert "1.0000, 1.000" in table[1]
 
@@ -167,3 +227,61 @@ def test_wrong_networks(change, method, message):
     net = None if change is None else dataclasses.replace(Data(jaxrnn.Elman).net, **change)
     with pytest.raises((ValueError, TypeError), match=message):
         online.value_and_grad(net, method)
+
+
+WRONG_CARRIES = {
+    "not a carry": (lambda carry: tuple(carry), "rtrl", "carry must be the Carry"),
+    "of another method": (lambda carry: carry, "snap1", "carry.influence must have the structure"),
+    "no influence": (lambda carry: carry._replace(influence=None), "rtrl", "carry.influence must have the structure"),
+    "state of another batch": (
+        lambda carry: carry._replace(state=carry.state[:1]),
+        "rtrl",
+        r"carry.state must have shape \(3, 5\), got \(1, 5\)",
+    ),
+    "influence of another batch": (
+        lambda carry: carry._replace(influence=carry.influence[:1]),
+        "rtrl",
+        "carry.influence must have shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CARRIES)
+def test_wrong_carries(name):
+    change, method, message = WRONG_CARRIES[name]
+    data = Data(jaxrnn.GRU, 1, False, "plain")
+    carry = online.Carry(jnp.zeros((B, H)), jnp.zeros((B, H, ravel_pytree(data.params.layers)[0].size)))
+    with pytest.raises((ValueError, TypeError), match=message):
+        online.value_and_grad(data.net, method)(*arguments(data)[0], change(carry))
+
+
+def test_a_carry_of_another_dtype_is_cast():
+    data = Data(jaxrnn.Elman, 1, False, "plain")
+    (params, inputs, targets, weights), _ = arguments(data)
+    run = online.value_and_grad(data.net)
+    (_, carry), _ = run(params, inputs, targets, weights)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, inputs))
+    (_, after), grads = run(*single, targets, weights, carry)
+    assert {leaf.dtype for leaf in jax.tree.leaves((after, grads))} == {jnp.dtype(jnp.float32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Turned(jaxrnn.Cell):
+    """A cell whose weight has its units along the second axis."""
+
+    def init(self, key, dtype=jnp.float32):
+        return {"U": jax.random.normal(key, (self.inputs, self.hidden), dtype)}
+
+    def step(self, params, state, x):
+        return 0.5 * state + jnp.tanh(x @ params["U"])
+
+    def own_operands(self, operands, weight=1.0):
+        return operands
+
+
+def test_weights_that_do_not_begin_with_units():
+    net = jaxrnn.Network((Turned(4, 5),), jaxrnn.Readout(5, 6), jaxrnn.softmax_cross_entropy)
+    data = Data(jaxrnn.Elman, 1, False, "plain")
+    params = net.init(jax.random.key(0), jnp.float64)
+    with pytest.raises(ValueError, match=r"U'\] must have a first axis that is a multiple of H = 5"):
+        online.value_and_grad(net, "snap1")(params, data.inputs, data.targets)
