@@ -82,6 +82,7 @@ def picture(found: dict[str, dict[int, Any]], title: str) -> Any:
         axes.set(xlabel="k, steps", ylabel=name, title=f"dE/dW: {name.split()[0]}")
         if index == 2:
             axes.set_yscale("symlog", linthresh=1e-3)
+            axes.set_ylim(bottom=-1e-4)
         axes.grid(linewidth=0.4, alpha=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if index == 0:

@@ -311,3 +311,15 @@ def test_the_regulariser_and_clipping_of_the_step_are_those_of_the_gradient():
 def test_what_autodiff_cannot_do(options):
     with pytest.raises(ValueError, match="need gradient="):
         train.make_step(NET, optax.sgd(0.1), gradient="autodiff", **options)
+
+
+@pytest.mark.parametrize("Cell", [jaxrnn.GRU, jaxrnn.LSTM])
+def test_gated_networks_are_trained_and_state_is_donated(Cell):
+    net = jaxrnn.Network((Cell(7, 12),), jaxrnn.Readout(12, 7), jaxrnn.softmax_cross_entropy)
+    optimizer = train.averaged(train.adam(1e-2, 20, warmup=2), 0.9)
+    losses = []
+    train.fit(
+        train.initial(net, optimizer, 3, jax.random.key(1)), train.make_step(net, optimizer),
+        lambda step: batches(0)._replace(fresh=True), 20, log=lambda m: losses.append(m["loss"]), log_every=1,
+    )  # fmt: skip
+    assert losses[-1] < losses[0] - 0.1

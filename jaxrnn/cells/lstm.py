@@ -107,8 +107,8 @@ class LSTM(Cell):
 
     def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
         """s_0 and m_0: zeros [*batch, H]."""
-        zeros = jnp.zeros((*batch, self.hidden), dtype)
-        return LSTMState(zeros, zeros)
+        # Two arrays, not one twice: a buffer that is donated to a training step can be given away only once.
+        return LSTMState(jnp.zeros((*batch, self.hidden), dtype), jnp.zeros((*batch, self.hidden), dtype))
 
     def prepare(self, params: LSTMParams) -> LSTMOperands:
         """U^T and W^T laid out once, outside the loops."""
