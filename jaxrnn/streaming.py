@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from jaxrnn.bptt import check_recompute, zero_grads
 from jaxrnn.breaks import Adjoint
 from jaxrnn.cell import State
 from jaxrnn.gradient import both_passes
-from jaxrnn.network import Network, NetworkParams, Run, check_run, starts
+from jaxrnn.network import Network, NetworkParams, Run, check_run, check_targets, starts
 from jaxrnn.plan import decide
 from jaxrnn.stack import Carry, Loss, Stack, Steps
 
@@ -64,15 +65,16 @@ def value_and_grad_of_chunks(
         A function `(params, chunks, state=None) -> (E, grads)`, or with `return_state` `-> ((E, final), grads)`:
 
         params: as `net.init` gives them.
-        chunks: an iterable of `Chunk`; it is read once, in order. By default every unmasked step of all chunks counts
-            alike.
+        chunks: an iterable of `Chunk`; it is read once, in order, and each chunk is copied, so that the iterable may
+            fill the same arrays again. By default every unmasked step of all chunks counts alike.
         state: as for `jaxrnn.value_and_grad`.
 
     Raises:
-        TypeError: net is not a Network; from the function returned, something else than a `Chunk`.
+        TypeError: net is not a Network, or directory no path; from the function returned, something else than a
+            `Chunk`.
         ValueError: a network that needs all of a sequence at once; a directory that is none; from the function
             returned, no chunks, chunks of different batches, weights in some chunks only, and all that
-            `jaxrnn.value_and_grad` says of a chunk.
+            `jaxrnn.value_and_grad` says of a chunk outside jit. A chunk is checked before the next one is read.
 
     >>> import jax, jax.numpy as jnp, jaxrnn
     >>> net = jaxrnn.Network((jaxrnn.Elman(65, 32),), jaxrnn.Readout(32, 65), jaxrnn.softmax_cross_entropy)
@@ -86,8 +88,7 @@ def value_and_grad_of_chunks(
     check_recompute(recompute)
     if compute_dtype is not None:
         check_float("compute_dtype", compute_dtype)
-    if directory is not None and not pathlib.Path(directory).is_dir():
-        raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
+    _check_directory(directory)
     passes = _Passes(net, recompute, None if compute_dtype is None else jnp.dtype(compute_dtype))
 
     def loss_and_gradient(params: NetworkParams, chunks: Iterable[Chunk], state: Any = None) -> tuple[Any, Any]:
@@ -95,7 +96,8 @@ def value_and_grad_of_chunks(
             count = 0
             for chunk in chunks:
                 chunk = _on_host(chunk, spilled)
-                start, (state, steps) = state, _ahead(passes, params, chunk, state)
+                # Not held by a name: while the next chunk is read, this one is to leave the device.
+                start, (state, steps) = state, _ahead(passes, params, _on_device(passes, params, chunk, state), state)
                 spilled.append((chunk, start))
                 count += int(steps)
             if not len(spilled):
@@ -132,7 +134,8 @@ def _back(passes: _Passes, params: NetworkParams, spilled: _Spilled, count: int)
     nothing = jax.eval_shape(functools.partial(_nothing, passes), params, *spilled[-1])
     carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
     for i in reversed(range(len(spilled))):
-        carry = _chunk_back(passes, params, *spilled[i], carry, 1 / max(count, 1))
+        # What is dispatched has its arguments on the device: without waiting, chunks would gather there.
+        carry = jax.block_until_ready(_chunk_back(passes, params, *spilled[i], carry, 1 / max(count, 1)))
     return carry.E, cast_like(carry.grads, params)
 
 
@@ -181,11 +184,21 @@ def _check_network(net: Network) -> None:
         raise ValueError("net must not have dropout: dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)")
 
 
+def _check_directory(directory: Any) -> None:
+    if directory is None:
+        return
+    if not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(f"directory must be a path, got {type(directory).__name__}")
+    if not pathlib.Path(directory).is_dir():
+        raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
+
+
 def _on_host(chunk: Any, spilled: _Spilled) -> Chunk:
-    """The chunk as arrays of the host; raise unless it goes with those before it."""
+    """A copy of the chunk, as arrays of the host; raise unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
-    chunk = jax.tree.map(np.asarray, chunk)
+    # A copy, because iterators are free to fill the arrays of one chunk with the next.
+    chunk = Chunk(*(None if array is None else np.array(array) for array in chunk))
     if len(spilled):
         first, here = spilled[0][0], f"chunk {len(spilled)}"
         if (chunk.inputs.shape[1:], chunk.inputs.dtype) != (first.inputs.shape[1:], first.inputs.dtype):
@@ -195,6 +208,13 @@ def _on_host(chunk: Any, spilled: _Spilled) -> Chunk:
             )
         if (chunk.weights is None) != (first.weights is None):
             raise ValueError(f"chunks must all have weights, or none: {here} differs from the first")
+    return chunk
+
+
+def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any) -> Chunk:
+    """The chunk as arrays of the device; raise unless its values are right too, which can be read outside jit only."""
+    chunk = jax.tree.map(jnp.asarray, chunk)
+    check_targets(passes.net, _run(passes, params, chunk, state), chunk.targets, chunk.weights)
     return chunk
 
 
@@ -212,10 +232,9 @@ class _Spilled:
         """Put a tree behind the others, off the device."""
         tree = jax.tree.map(np.asarray, tree)
         if self.folder is not None:
-            leaves, structure = jax.tree.flatten(tree)
-            for i, leaf in enumerate(leaves):
+            for i, leaf in enumerate(jax.tree.leaves(tree)):
                 np.save(self._path(len(self.trees), i), leaf, allow_pickle=False)
-            tree = structure
+            tree = jax.tree.map(lambda leaf: leaf.dtype, tree)
         self.trees.append(tree)
 
     def __getitem__(self, index: int) -> Any:
@@ -223,8 +242,10 @@ class _Spilled:
         if self.folder is None:
             return tree
         index %= len(self.trees)
-        leaves = [np.load(self._path(index, i), mmap_mode="r") for i in range(tree.num_leaves)]
-        return jax.tree.unflatten(tree, leaves)
+        dtypes, structure = jax.tree.flatten(tree)
+        # A file of bfloat16, which is no dtype of NumPy's own, does not say what its bytes are.
+        leaves = [np.load(self._path(index, i), mmap_mode="r").view(dtype) for i, dtype in enumerate(dtypes)]
+        return jax.tree.unflatten(structure, leaves)
 
     def _path(self, index: int, leaf: int) -> pathlib.Path:
         assert self.folder is not None
