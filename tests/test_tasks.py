@@ -240,3 +240,32 @@ def test_the_pictures_of_answers():
 def test_wrong_sizes(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_digits():
+    """In order and permuted the same pixels, the same permutation for all; epochs take every digit once."""
+    pytest.importorskip("sklearn")
+    from jaxrnn.tasks import digits
+
+    plain, permuted = digits.load(), digits.load(0)
+    assert plain.train.inputs.shape == (64, 1437, 1)
+    assert plain.test.targets.shape == (360,)
+    assert plain.train.inputs.min() == 0
+    assert plain.train.inputs.max() == 1
+    order = np.random.default_rng(0).permutation(64)
+    assert np.array_equal(permuted.train.inputs, plain.train.inputs[order])
+    task = digits.task(size=100, permutation=0)
+    epoch = [task.batch(step) for step in range(14)]
+    seen = np.concatenate([batch.inputs[:, :, 0].T for batch in epoch])
+    assert len(np.unique(seen, axis=0)) > 1390  # a few digits are the same
+    assert not np.array_equal(task.batch(0).inputs, task.batch(14).inputs)
+    assert len(task_plots.examples(task, *untrained(task)).axes[0].texts) >= 10
+    with pytest.raises(ValueError, match="size must not be more"):
+        digits.task(2000)
+
+
+def untrained(task):
+    net = jaxrnn.Network(
+        (jaxrnn.GRU(task.inputs, 4),), jaxrnn.Readout(4, task.outputs), task.objective, last_step=task.last_step
+    )
+    return net, net.init(jax.random.key(0))
