@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
 from jaxrnn.losses import squared_error
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.sequences import Sequences, Task, endless
 
 BASELINE = 1 / 6  # mean squared error of always answering 1: the variance of the sum of two uniform numbers
 
@@ -54,18 +54,14 @@ def batch(key: Array, steps: int, size: int) -> Sequences:
 
 def task(steps: int, size: int, seed: int = 0) -> Task:
     """Fresh sequences at every step, judged by a thousand others."""
-    keys = jax.random.split(jax.random.key(seed), 2)
-
-    def held_out() -> list[Sequences]:
-        return [batch(jax.random.fold_in(keys[1], i), steps, 200) for i in range(5)]
-
+    train, held_out = endless(lambda key, size: batch(key, steps, size), size, seed)
     return Task(
         name="adding",
         inputs=2,
         outputs=1,
         objective=squared_error,
         unit="mean squared error",
-        batch=lambda step: batch(jax.random.fold_in(keys[0], step), steps, size),
+        batch=train,
         validation=held_out,
         baselines={"always one": BASELINE},
         last_step=True,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
 from jaxrnn.losses import softmax_cross_entropy
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.sequences import Sequences, Task, endless
 
 SYMBOLS, SHOWN = 8, 10
 BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1
@@ -57,18 +57,14 @@ def batch(key: Array, pause: int, size: int) -> Sequences:
 
 def task(pause: int, size: int, seed: int = 0) -> Task:
     """Fresh sequences at every step, judged by a thousand others."""
-    keys = jax.random.split(jax.random.key(seed), 2)
-
-    def held_out() -> list[Sequences]:
-        return [batch(jax.random.fold_in(keys[1], i), pause, 200) for i in range(5)]
-
+    train, held_out = endless(lambda key, size: batch(key, pause, size), size, seed)
     return Task(
         name="copy",
         inputs=TOKENS,
         outputs=CLASSES,
         objective=softmax_cross_entropy,
         unit="nats per step",
-        batch=lambda step: batch(jax.random.fold_in(keys[0], step), pause, size),
+        batch=train,
         validation=held_out,
         baselines={"without memory": baseline(pause)},
         tokens=True,

@@ -6,6 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import jax
+
+from jaxrnn.arguments import Array
+
 
 class Sequences(NamedTuple):
     """One batch of sequences."""
@@ -15,6 +19,15 @@ class Sequences(NamedTuple):
     mask: Any = None  # [T, B], False where a sequence has ended; None where all are of one length
     reset: Any = None  # [T, B], True where another sequence begins
     fresh: Any = True  # whether the state carried from the batch before is dropped
+
+
+def endless(
+    make: Callable[[Array, int], Sequences], size: int, seed: int
+) -> tuple[Callable[[int], Sequences], Callable[[], list[Sequences]]]:
+    """Of sequences that are drawn, `make(key, size)`: a fresh batch for every step, and a thousand others to validate."""
+    key, key_validation = jax.random.split(jax.random.key(seed))
+    held_out = [jax.random.fold_in(key_validation, i) for i in range(5)]
+    return lambda step: make(jax.random.fold_in(key, step), size), lambda: [make(each, 200) for each in held_out]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

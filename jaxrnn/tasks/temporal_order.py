@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
 from jaxrnn.losses import softmax_cross_entropy
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.sequences import Sequences, Task, endless
 
 DISTRACTORS, RELEVANT = 4, 2
 TOKENS = DISTRACTORS + RELEVANT  # 0 .. 3 are distractors, 4 and 5 the symbols that count
@@ -61,18 +61,14 @@ def batch(key: Array, steps: int, size: int) -> Sequences:
 
 def task(steps: int, size: int, seed: int = 0) -> Task:
     """Fresh sequences at every step, judged by a thousand others."""
-    keys = jax.random.split(jax.random.key(seed), 2)
-
-    def held_out() -> list[Sequences]:
-        return [batch(jax.random.fold_in(keys[1], i), steps, 200) for i in range(5)]
-
+    train, held_out = endless(lambda key, size: batch(key, steps, size), size, seed)
     return Task(
         name="temporal order",
         inputs=TOKENS,
         outputs=CLASSES,
         objective=softmax_cross_entropy,
         unit="nats",
-        batch=lambda step: batch(jax.random.fold_in(keys[0], step), steps, size),
+        batch=train,
         validation=held_out,
         baselines={"chance": BASELINE},
         last_step=True,
