@@ -24,7 +24,7 @@ class Sequences(NamedTuple):
 def endless(
     make: Callable[[Array, int], Sequences], size: int, seed: int
 ) -> tuple[Callable[[int], Sequences], Callable[[], list[Sequences]]]:
-    """Of sequences that are drawn, `make(key, size)`: a fresh batch for every step, and a thousand others to validate."""
+    """Of sequences that are drawn by `make(key, size)`: a fresh batch for every step, and a thousand to validate."""
     key, key_validation = jax.random.split(jax.random.key(seed))
     held_out = [jax.random.fold_in(key_validation, i) for i in range(5)]
     return lambda step: make(jax.random.fold_in(key, step), size), lambda: [make(each, 200) for each in held_out]
