@@ -1,21 +1,22 @@
 """Recurrent networks in JAX whose back-propagation through time is written by hand."""
 
-from jaxrnn import flow, online
-from jaxrnn.bidirectional import Bidirectional, BidirectionalParams
-from jaxrnn.breaks import lengths_to_mask
-from jaxrnn.cell import Cell
+from jaxrnn import flow
+from jaxrnn.cells.base import Cell
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
-from jaxrnn.deer import Convergence, deer
-from jaxrnn.gradient import value_and_grad
-from jaxrnn.layer import unroll
-from jaxrnn.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
-from jaxrnn.network import Network, NetworkParams
-from jaxrnn.plan import Plan, plan
-from jaxrnn.readout import Readout, ReadoutParams
-from jaxrnn.streaming import Chunk, value_and_grad_of_chunks
-from jaxrnn.truncation import Carried, Tail, Window
+from jaxrnn.gradients import online
+from jaxrnn.gradients.plan import Plan, plan
+from jaxrnn.gradients.streaming import Chunk, value_and_grad_of_chunks
+from jaxrnn.gradients.truncation import Carried, Tail, Window
+from jaxrnn.gradients.value_and_grad import value_and_grad
+from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams
+from jaxrnn.layer.deer import Convergence, deer
+from jaxrnn.layer.masking import lengths_to_mask
+from jaxrnn.layer.unroll import unroll
+from jaxrnn.network.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.readout import Readout, ReadoutParams
 
 __version__ = "0.1.0"
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrnn import experiment, train
-from jaxrnn.experiment import RECIPES, Settings
-from jaxrnn.runs import Run
+from jaxrnn.training import experiment, train
+from jaxrnn.training.experiment import RECIPES, Settings
+from jaxrnn.training.runs import Run
 
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps

@@ -22,8 +22,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jaxrnn
-from jaxrnn import train
 from jaxrnn.tasks import text
+from jaxrnn.training import train
 
 CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
 COLOURS = {"Carried": "#33658a", "Window": "#d1603d", "Tail": "#5b8c5a"}

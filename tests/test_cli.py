@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from jaxrnn import cli
-from jaxrnn.network import Network
+from jaxrnn.network.network import Network
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from oracles import relative_error
 from test_breaks import CELLS, Data
 
 import jaxrnn
-from jaxrnn import associative
+from jaxrnn.layer import associative
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-12

@@ -11,10 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 import jaxrnn
-from jaxrnn import cli, plots
-from jaxrnn.diagnosis import diagnose, lag_profile
-from jaxrnn.runs import Run
+from jaxrnn import cli
+from jaxrnn.flow import plots
+from jaxrnn.flow.diagnosis import diagnose, lag_profile
 from jaxrnn.tasks import adding
+from jaxrnn.training.runs import Run
 
 ROOT = pathlib.Path(__file__).parent.parent
 T, B = 60, 4

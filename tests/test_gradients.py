@@ -12,10 +12,10 @@ from oracles import relative_error
 from problems import OBJECTIVES, Problem
 
 import jaxrnn
-from jaxrnn import layer
-from jaxrnn.affine import ONE_HOT_TOKENS
-from jaxrnn.memory import layer_bytes
-from jaxrnn.segments import segment_length
+from jaxrnn.cells.affine import ONE_HOT_TOKENS
+from jaxrnn.layer import unroll as layer
+from jaxrnn.layer.memory import layer_bytes
+from jaxrnn.layer.segments import segment_length
 
 pytestmark = pytest.mark.usefixtures("float64")
 

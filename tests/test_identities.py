@@ -12,7 +12,7 @@ from oracles import relative_error
 from problems import Problem
 
 import jaxrnn
-from jaxrnn import layer
+from jaxrnn.layer import unroll as layer
 
 pytestmark = pytest.mark.usefixtures("float64")
 

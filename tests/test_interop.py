@@ -15,9 +15,9 @@ from oracles import relative_error
 
 import jaxrnn
 from jaxrnn import interop
-from jaxrnn.bidirectional import Layer
 from jaxrnn.interop.keras import KERAS
 from jaxrnn.interop.layers import GATES
+from jaxrnn.layer.bidirectional import Layer
 
 T, B, D, H = 6, 4, 3, 5
 LENGTHS = np.array([4, 6, 1, 3])

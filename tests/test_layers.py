@@ -173,7 +173,7 @@ def test_dropout_between_layers_is_drawn_for_every_step_and_keeps_the_mean():
     assert abs(kept.mean() - 0.75) < 4 * (0.25 * 0.75 / kept.size) ** 0.5
     assert jnp.unique(kept.reshape(size * T * B, H), axis=0).shape[0] > 2 ** (H - 1)
     x = jnp.ones((size, T, B, H))
-    assert abs(jaxrnn.dropout.drop(x, kept, 0.25).mean() - 1) < 4 * (1 / 3 / kept.size) ** 0.5
+    assert abs(jaxrnn.cells.dropout.drop(x, kept, 0.25).mean() - 1) < 4 * (1 / 3 / kept.size) ** 0.5
 
 
 def test_recurrent_dropout_is_one_draw_for_each_sequence_and_layer():
@@ -208,7 +208,7 @@ def test_stored_gates_and_gates_made_anew_are_the_same(Cell):
 
 
 def _kept(net, params, key):
-    return jaxrnn.network.check_run(net, params, jnp.zeros((T, B, H)), None, None, None, key, None).kept
+    return jaxrnn.network.network.check_run(net, params, jnp.zeros((T, B, H)), None, None, None, key, None).kept
 
 
 GOOD = jaxrnn.Elman(H, H)

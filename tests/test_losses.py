@@ -8,7 +8,7 @@ from oracles import relative_error, softmax
 from problems import log_cosh
 
 import jaxrnn
-from jaxrnn.losses import Objective, value_and_gradient
+from jaxrnn.network.losses import Objective, value_and_gradient
 
 pytestmark = pytest.mark.usefixtures("float64")
 

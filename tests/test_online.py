@@ -12,7 +12,7 @@ from test_breaks import CELLS, Data
 
 import jaxrnn
 from jaxrnn import online
-from jaxrnn.associative import flatten, unflatten
+from jaxrnn.layer.associative import flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-10

@@ -9,11 +9,11 @@ from oracles import relative_error
 from test_breaks import CELLS, Data, T
 
 import jaxrnn
-from jaxrnn import layer
 from jaxrnn.arguments import batch_shape
-from jaxrnn.gradient import both_passes
-from jaxrnn.plan import decide
-from jaxrnn.segments import balanced_lengths
+from jaxrnn.gradients.plan import decide
+from jaxrnn.gradients.value_and_grad import both_passes
+from jaxrnn.layer import unroll as layer
+from jaxrnn.layer.segments import balanced_lengths
 
 EXACT = 1e-12
 
@@ -66,7 +66,7 @@ def test_segments_of_segments_change_nothing(lengths, monkeypatch):
     """Lengths that do not divide one another, or T, included."""
     data = Data(jaxrnn.LSTM, 2, False, "both")
     monkeypatch.setattr(
-        "jaxrnn.gradient.decide",
+        "jaxrnn.gradients.value_and_grad.decide",
         lambda *a: dataclasses.replace(decide(*a), recompute=True, lengths=lengths),
     )
     assert error(data, truth(data)) <= EXACT
@@ -185,7 +185,8 @@ def test_the_plan_decided_is_the_plan_carried_out(monkeypatch):
     data = dataclasses.replace(data)
     seen = []
     monkeypatch.setattr(
-        "jaxrnn.gradient.both_passes", lambda stack, plan, *a: seen.append(plan) or both_passes(stack, plan, *a)
+        "jaxrnn.gradients.value_and_grad.both_passes",
+        lambda stack, plan, *a: seen.append(plan) or both_passes(stack, plan, *a),
     )
     for options in ({}, {"recompute": True}, {"segment": 2, "recompute": "gates"}, {"memory_budget": 10**6}):
         jaxrnn.value_and_grad(data.net, **options)(data.params, data.inputs, data.targets)

@@ -11,7 +11,8 @@ from oracles import relative_error
 from test_breaks import CELLS, D, Data, T, V
 
 import jaxrnn
-from jaxrnn import Chunk, streaming
+from jaxrnn import Chunk
+from jaxrnn.gradients import streaming
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-12

@@ -9,8 +9,9 @@ import pytest
 from scipy.io import savemat
 
 import jaxrnn
-from jaxrnn import task_plots, train
 from jaxrnn.tasks import adding, chorales, copy_memory, reber, temporal_order
+from jaxrnn.tasks import pictures as task_plots
+from jaxrnn.training import train
 
 DATA = pathlib.Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -12,10 +12,10 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn import experiment, train
-from jaxrnn.experiment import Settings
-from jaxrnn.runs import Run
 from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.training import experiment, train
+from jaxrnn.training.experiment import Settings
+from jaxrnn.training.runs import Run
 
 NET = jaxrnn.Network((jaxrnn.Elman(7, 12),), jaxrnn.Readout(12, 7), jaxrnn.softmax_cross_entropy)
 SMALL = Settings(hidden=16, batch=4, chunk=16, steps=40, every=10, warmup=4)

@@ -9,7 +9,7 @@ from test_breaks import Data
 
 import jaxrnn
 from jaxrnn import flow
-from jaxrnn.initializers import CONNECTIONS, recurrent, spectral_radius
+from jaxrnn.cells.initializers import CONNECTIONS, recurrent, spectral_radius
 
 pytestmark = pytest.mark.usefixtures("float64")
 T, B, D, H, V = 9, 3, 4, 5, 6

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import (
+from jaxrnn.arguments import Array, check_choice, check_scale
+from jaxrnn.cells.affine import (
     affine,
     affine_input_grads,
     columns,
@@ -17,10 +18,9 @@ from jaxrnn.affine import (
     sum_of,
     sum_of_outer_products,
 )
-from jaxrnn.arguments import Array, check_choice, check_scale
-from jaxrnn.cell import Cell
-from jaxrnn.dropout import scale
-from jaxrnn.initializers import RECURRENT, recurrent
+from jaxrnn.cells.base import Cell
+from jaxrnn.cells.dropout import scale
+from jaxrnn.cells.initializers import RECURRENT, recurrent
 
 
 class ElmanParams(NamedTuple):
@@ -69,7 +69,7 @@ class Elman(Cell):
         input_scale: standard deviation of the fresh U x_t, for inputs of variance one.
         recurrent_scale: modulus of the largest eigenvalue of the fresh W.
         recurrent_initializer: "orthogonal"; "identity", which with "relu" is the IRNN of Le et al. 2015; "normal" or
-            "sparse", rescaled to their spectral radius. See `jaxrnn.initializers.recurrent`.
+            "sparse", rescaled to their spectral radius. See `jaxrnn.cells.initializers.recurrent`.
 
     Raises:
         ValueError: a size below 1, an unknown activation or initializer, a scale that is negative or not finite.

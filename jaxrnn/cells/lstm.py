@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import (
+from jaxrnn.arguments import Array, check_scale
+from jaxrnn.cells.affine import (
     affine,
     affine_input_grads,
     columns,
@@ -17,9 +18,8 @@ from jaxrnn.affine import (
     sum_of,
     sum_of_outer_products,
 )
-from jaxrnn.arguments import Array, check_scale
-from jaxrnn.cell import Cell
-from jaxrnn.dropout import scale
+from jaxrnn.cells.base import Cell
+from jaxrnn.cells.dropout import scale
 
 
 class LSTMParams(NamedTuple):

@@ -10,8 +10,8 @@ import click
 from rich.table import Table
 
 import jaxrnn
-from jaxrnn import check as checking
 from jaxrnn.cli.group import console
+from jaxrnn.gradients import check as checking
 
 OBJECTIVES = {
     "softmax": jaxrnn.softmax_cross_entropy,

@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 import jaxrnn
-from jaxrnn import diagnosis, experiment, plots
+from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cli.group import console
-from jaxrnn.experiment import CELLS
-from jaxrnn.initializers import RECURRENT
-from jaxrnn.runs import Run
+from jaxrnn.flow import diagnosis, plots
+from jaxrnn.training import experiment
+from jaxrnn.training.experiment import CELLS
+from jaxrnn.training.runs import Run
 
 
 @click.command(short_help="See how far back gradients reach, and why no further.")
@@ -90,7 +91,9 @@ def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network
     """The best checkpoint of a run, and pieces of its validation text."""
     content = experiment.reopen(run).text
     if content is None:
-        raise ValueError(f"{str(run.path)!r} was not trained on text: for other tasks see jaxrnn.diagnosis.diagnose")
+        raise ValueError(
+            f"{str(run.path)!r} was not trained on text: for other tasks see jaxrnn.flow.diagnosis.diagnose"
+        )
     net, params = experiment.trained(run)
     tokens = content.validation
     if len(tokens) <= steps + 1:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import click
 
-from jaxrnn import experiment
-from jaxrnn.runs import Run
 from jaxrnn.tasks import text
+from jaxrnn.training import experiment
+from jaxrnn.training.runs import Run
 
 
 @click.command(short_help="Write text from a saved run.")

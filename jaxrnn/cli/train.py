@@ -16,12 +16,14 @@ import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxrnn import experiment, plots, task_plots
+from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cli.group import console
-from jaxrnn.experiment import CELLS, RECIPES, TASKS, Experiment, Settings
-from jaxrnn.initializers import RECURRENT
-from jaxrnn.runs import Run
+from jaxrnn.flow import plots
+from jaxrnn.tasks import pictures as task_plots
 from jaxrnn.tasks import text
+from jaxrnn.training import experiment
+from jaxrnn.training.experiment import CELLS, RECIPES, TASKS, Experiment, Settings
+from jaxrnn.training.runs import Run
 
 DEFAULT = Settings()
 

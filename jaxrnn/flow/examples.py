@@ -12,7 +12,7 @@ from jax import lax
 from jaxrnn.arguments import Array, batch_shape
 from jaxrnn.flow.products import weight_norms
 from jaxrnn.flow.sequence import backward, prepare
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.network.network import Network, NetworkParams
 
 
 class ExampleNorms(NamedTuple):

@@ -11,11 +11,11 @@ from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.associative import flatten, unflatten
-from jaxrnn.breaks import Breaks, enter_adjoint, leave
-from jaxrnn.cell import State
+from jaxrnn.cells.base import State
 from jaxrnn.flow.sequence import Sequence, check_layer, forward
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.layer.associative import flatten, unflatten
+from jaxrnn.layer.masking import Breaks, enter_adjoint, leave
+from jaxrnn.network.network import Network, NetworkParams
 
 
 class Norms(NamedTuple):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.associative import flatten, unflatten
 from jaxrnn.flow.sequence import Sequence, check_layer, forward
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.layer.associative import flatten, unflatten
+from jaxrnn.network.network import Network, NetworkParams
 
 
 class Lyapunov(NamedTuple):

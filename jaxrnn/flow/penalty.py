@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jaxrnn.arguments import Array
 from jaxrnn.flow.sequence import backward, prepare
-from jaxrnn.network import Network, NetworkParams
-from jaxrnn.vanishing import omega
+from jaxrnn.layer.penalty import omega
+from jaxrnn.network.network import Network, NetworkParams
 
 
 def vanishing_penalty(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, is_integer
-from jaxrnn.bptt import Unrolled
+from jaxrnn.layer.bptt import Unrolled
 
 
 def weight_norms(layer: Unrolled, fed: Array, previous: Any, deltas: Any) -> Any:

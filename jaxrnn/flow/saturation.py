@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxrnn.arguments import Array
 from jaxrnn.cells.elman import Elman
 from jaxrnn.flow.sequence import forward
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.network.network import Network, NetworkParams
 
 
 class Saturation(NamedTuple):

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array
-from jaxrnn.bptt import Through, reverse_steps
-from jaxrnn.breaks import Adjoint
-from jaxrnn.cell import State
-from jaxrnn.network import Network, NetworkParams, check_run, last_hidden, starts
-from jaxrnn.readout import ReadoutParams
-from jaxrnn.scan import Trace
-from jaxrnn.stack import Linearized, Loss, Stack, Steps
+from jaxrnn.cells.base import State
+from jaxrnn.layer.bptt import Through, reverse_steps
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.scan import Trace
+from jaxrnn.network.network import Network, NetworkParams, check_run, last_hidden, starts
+from jaxrnn.network.passes import Linearized, Loss, Stack, Steps
+from jaxrnn.network.readout import ReadoutParams
 
 
 class Sequence(NamedTuple):

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.bptt import Unrolled
-from jaxrnn.breaks import Adjoint, Breaks, blank, enter_adjoint, leave
-from jaxrnn.cell import add_to_hidden, hidden_of
+from jaxrnn.cells.base import add_to_hidden, hidden_of
 from jaxrnn.flow.products import norm, weight_norms
 from jaxrnn.flow.sequence import Asked, Sequence, prepare
-from jaxrnn.memory import nbytes
-from jaxrnn.network import Network, NetworkParams
-from jaxrnn.stack import Linearized, Stack, Steps
+from jaxrnn.layer.bptt import Unrolled
+from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter_adjoint, leave
+from jaxrnn.layer.memory import nbytes
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.passes import Linearized, Stack, Steps
 
 # What one block of rows t may occupy; measured at T = 200, B = 1, H = 128, where a block of all rows takes 40 ms.
 BLOCK_BYTES = 2**25

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrnn.arguments import check_choice
-from jaxrnn.bidirectional import Layer
-from jaxrnn.cell import Params
+from jaxrnn.cells.base import Params
 from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.lstm import LSTM
@@ -25,7 +24,8 @@ from jaxrnn.interop.layers import (
     directions_of,
     rows_of,
 )
-from jaxrnn.scan import check_params
+from jaxrnn.layer.bidirectional import Layer
+from jaxrnn.layer.scan import check_params
 
 KERAS: dict[str, Any] = {"SimpleRNN": Elman, "GRU": GRU, "LSTM": LSTM}
 

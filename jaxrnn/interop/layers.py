@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import check_choice
-from jaxrnn.bidirectional import Bidirectional, BidirectionalParams, Layer
-from jaxrnn.cell import Cell, Params
+from jaxrnn.cells.base import Cell, Params
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams
+from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams, Layer
 
 GATES: dict[Any, int] = {Elman: 1, GRU: 3, LSTM: 4}
 PARAMS: dict[Any, Any] = {Elman: ElmanParams, GRU: GRUParams, LSTM: LSTMParams}

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrnn.bidirectional import Bidirectional, Layer
-from jaxrnn.cell import Params
+from jaxrnn.cells.base import Params
 from jaxrnn.interop.layers import (
     GATES,
     as_floats,
@@ -22,7 +21,8 @@ from jaxrnn.interop.layers import (
     directions_of,
     rows_of,
 )
-from jaxrnn.scan import check_params
+from jaxrnn.layer.bidirectional import Bidirectional, Layer
+from jaxrnn.layer.scan import check_params
 
 FIELDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.losses import squared_error
+from jaxrnn.network.losses import squared_error
 from jaxrnn.tasks.sequences import Sequences, Task, endless
 
 BASELINE = 1 / 6  # mean squared error of always answering 1: the variance of the sum of two uniform numbers

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 
 from jaxrnn.arguments import check_positive
-from jaxrnn.losses import sigmoid_cross_entropy
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.network.losses import sigmoid_cross_entropy
+from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.sequences import Sequences, Task
 
 NOTES = 88

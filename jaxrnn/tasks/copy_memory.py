@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.tasks.sequences import Sequences, Task, endless
 
 SYMBOLS, SHOWN = 8, 10

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrnn.arguments import check_positive
-from jaxrnn.losses import softmax_cross_entropy
+from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.tasks.sequences import Sequences, Task
 
 SYMBOLS = "BTPSXVE"

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import Array, check_positive
-from jaxrnn.losses import softmax_cross_entropy
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.network.losses import softmax_cross_entropy
+from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.sequences import Sequences, Task
 
 UNKNOWN = "\ufffd"  # stands for every character that the training part does not have

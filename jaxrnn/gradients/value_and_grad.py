@@ -11,10 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import Array, cast_like, check_float, check_scale
-from jaxrnn.bptt import Way, zero_grads
-from jaxrnn.breaks import Adjoint
-from jaxrnn.cell import State
-from jaxrnn.network import (
+from jaxrnn.cells.base import State
+from jaxrnn.gradients.plan import Plan, check_options, decide
+from jaxrnn.gradients.truncation import Carried, Tail, Truncation, Window
+from jaxrnn.gradients.window import Lags, window
+from jaxrnn.layer.bptt import Way, zero_grads
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.segments import each, join, scan_segments, segment_length, split
+from jaxrnn.network.network import (
     Network,
     NetworkParams,
     Run,
@@ -23,12 +27,8 @@ from jaxrnn.network import (
     starts,
     unroll_layers,
 )
-from jaxrnn.plan import Plan, check_options, decide
-from jaxrnn.readout import ReadoutParams
-from jaxrnn.segments import each, join, scan_segments, segment_length, split
-from jaxrnn.stack import Carry, Loss, Stack, Steps
-from jaxrnn.truncation import Carried, Tail, Truncation, Window
-from jaxrnn.window import Lags, window
+from jaxrnn.network.passes import Carry, Loss, Stack, Steps
+from jaxrnn.network.readout import ReadoutParams
 
 
 def value_and_grad(

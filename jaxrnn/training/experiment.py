@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import losses, train
 from jaxrnn.arguments import Array, check_choice, check_positive, check_scale
 from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.lstm import LSTM
-from jaxrnn.network import Network, NetworkParams, Readout
-from jaxrnn.runs import Run
+from jaxrnn.network import losses
+from jaxrnn.network.network import Network, NetworkParams, Readout
 from jaxrnn.tasks import adding, chorales, copy_memory, digits, reber, temporal_order, text
 from jaxrnn.tasks.sequences import Task
+from jaxrnn.training import train
+from jaxrnn.training.runs import Run
 
 CELLS = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 TASKS = ("text", "chorales", "adding", "copy", "order", "reber", "digits", "permuted-digits")

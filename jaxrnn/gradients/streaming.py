@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import accumulation_dtype, cast_like, check_float
-from jaxrnn.bptt import check_recompute, zero_grads
-from jaxrnn.breaks import Adjoint
-from jaxrnn.cell import State
-from jaxrnn.gradient import both_passes
-from jaxrnn.network import Network, NetworkParams, Run, check_run, check_targets, starts
-from jaxrnn.plan import decide
-from jaxrnn.stack import Carry, Loss, Stack, Steps
+from jaxrnn.cells.base import State
+from jaxrnn.gradients.plan import decide
+from jaxrnn.gradients.value_and_grad import both_passes
+from jaxrnn.layer.bptt import check_recompute, zero_grads
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.network.network import Network, NetworkParams, Run, check_run, check_targets, starts
+from jaxrnn.network.passes import Carry, Loss, Stack, Steps
 
 
 class Chunk(NamedTuple):

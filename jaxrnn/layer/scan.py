@@ -10,9 +10,9 @@ import jax
 from jax import lax
 
 from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, check_range, is_integer
-from jaxrnn.bidirectional import Layer, backward_reset
-from jaxrnn.breaks import Breaks, blank, check_breaks, enter, leave
-from jaxrnn.cell import Cell, Params, State, hidden_of
+from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.layer.bidirectional import Layer, backward_reset
+from jaxrnn.layer.masking import Breaks, blank, check_breaks, enter, leave
 
 
 class Trace(NamedTuple):

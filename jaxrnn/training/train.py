@@ -16,9 +16,9 @@ import numpy as np
 import optax
 
 from jaxrnn.arguments import Array, check_choice, check_scale
-from jaxrnn.cell import State
-from jaxrnn.gradient import value_and_grad
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.cells.base import State
+from jaxrnn.gradients.value_and_grad import value_and_grad
+from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.sequences import Sequences
 
 
@@ -128,12 +128,12 @@ def make_step(
         ValueError: an unknown gradient, a segment below 1; with gradient="autodiff" what only the hand-written reverse
             scan has: flow, clip and vanishing.
 
-    >>> import jax, optax, jaxrnn, jaxrnn.train
+    >>> import jax, optax, jaxrnn, jaxrnn.training.train
     >>> from jaxrnn.tasks.sequences import Sequences
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
     >>> optimizer = optax.adam(1e-2)
-    >>> train = jaxrnn.train.initial(net, optimizer, 2, jax.random.key(0))
-    >>> step = jaxrnn.train.make_step(net, optimizer)
+    >>> train = jaxrnn.training.train.initial(net, optimizer, 2, jax.random.key(0))
+    >>> step = jaxrnn.training.train.make_step(net, optimizer)
     >>> tokens = jax.random.randint(jax.random.key(1), (8, 2), 0, 5)
     >>> train, metrics = step(train, Sequences(tokens[:-1], tokens[1:]))
     >>> int(train.step), sorted(metrics)

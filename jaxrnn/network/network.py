@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import scan
 from jaxrnn.arguments import (
     Array,
     accumulation_dtype,
@@ -23,14 +22,15 @@ from jaxrnn.arguments import (
     check_rate,
     dtype_to_compute_in,
 )
-from jaxrnn.bidirectional import Layer
-from jaxrnn.bptt import ONWARD, Way
-from jaxrnn.breaks import Breaks, blank
-from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.dropout import draw, drop
-from jaxrnn.layer import unroll_sequence
-from jaxrnn.readout import Readout, ReadoutParams
-from jaxrnn.scan import Sequence
+from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.cells.dropout import draw, drop
+from jaxrnn.layer import scan
+from jaxrnn.layer.bidirectional import Layer
+from jaxrnn.layer.bptt import ONWARD, Way
+from jaxrnn.layer.masking import Breaks, blank
+from jaxrnn.layer.scan import Sequence
+from jaxrnn.layer.unroll import unroll_sequence
+from jaxrnn.network.readout import Readout, ReadoutParams
 
 
 class NetworkParams(NamedTuple):

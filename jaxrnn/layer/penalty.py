@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array
-from jaxrnn.breaks import blank
+from jaxrnn.layer.masking import blank
 
 
 def omega(after: Any, before: Any, mask: Array | None) -> tuple[Array, Array]:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrnn.affine import ONE_HOT_TOKENS
 from jaxrnn.arguments import is_integer
-from jaxrnn.cell import Cell, Params, State
+from jaxrnn.cells.affine import ONE_HOT_TOKENS
+from jaxrnn.cells.base import Cell, Params, State
 
 
 class StepBytes(NamedTuple):

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import scan
 from jaxrnn.arguments import Array, cast
-from jaxrnn.bptt import (
+from jaxrnn.cells.base import State, add_to_hidden, hidden_of
+from jaxrnn.cells.dropout import drop
+from jaxrnn.layer import scan
+from jaxrnn.layer.bptt import (
     ONWARD,
     StepNorms,
     Unrolled,
@@ -20,13 +22,11 @@ from jaxrnn.bptt import (
     trace_segment,
     zero_grads,
 )
-from jaxrnn.breaks import Adjoint, Breaks, blank, enter
-from jaxrnn.cell import State, add_to_hidden, hidden_of
-from jaxrnn.dropout import drop
-from jaxrnn.losses import value_and_gradient
-from jaxrnn.network import Network, NetworkParams, Run, as_read, check_targets
-from jaxrnn.readout import ReadoutParams
-from jaxrnn.scan import Trace, previous_states
+from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter
+from jaxrnn.layer.scan import Trace, previous_states
+from jaxrnn.network.losses import value_and_gradient
+from jaxrnn.network.network import Network, NetworkParams, Run, as_read, check_targets
+from jaxrnn.network.readout import ReadoutParams
 
 
 class Loss:

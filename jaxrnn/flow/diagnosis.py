@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxrnn import flow
 from jaxrnn.arguments import Array
-from jaxrnn.bptt import StepNorms
-from jaxrnn.cell import Cell
+from jaxrnn.cells.base import Cell
 from jaxrnn.flow import Horizon, Lyapunov, Norms, Saturation
 from jaxrnn.flow.sequence import check_layer
-from jaxrnn.gradient import value_and_grad
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.gradients.value_and_grad import value_and_grad
+from jaxrnn.layer.bptt import StepNorms
+from jaxrnn.network.network import Network, NetworkParams
 
 SPECTRUM = 256  # numbers of a state up to which all singular values and exponents are worth their time
 LAGS = 100

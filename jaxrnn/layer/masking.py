@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import Array, as_array, check_positive, is_concrete, is_integer
-from jaxrnn.cell import State
+from jaxrnn.cells.base import State
 
 
 class Breaks(NamedTuple):

@@ -145,7 +145,7 @@ class Cell(abc.ABC):
 
         Args:
             operands, previous, deltas: as for `weight_grads`.
-            coefficients: its weight times c_t of `jaxrnn.vanishing.omega`, [K, *batch].
+            coefficients: its weight times c_t of `jaxrnn.layer.penalty.omega`, [K, *batch].
         """
         raise TypeError(
             f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} has not"

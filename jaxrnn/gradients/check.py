@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import online
 from jaxrnn.arguments import Array, cast, check_choice, check_positive
-from jaxrnn.gradient import value_and_grad
-from jaxrnn.losses import softmax_cross_entropy
-from jaxrnn.network import Network, NetworkParams
+from jaxrnn.gradients import online
+from jaxrnn.gradients.value_and_grad import value_and_grad
+from jaxrnn.network.losses import softmax_cross_entropy
+from jaxrnn.network.network import Network, NetworkParams
 
 EXACT = 1e-12  # float64 against float64: rounding only
 SINGLE = 1e-5  # float32 against the float64 truth
@@ -92,9 +92,9 @@ def check(
     Raises:
         ValueError: a size below 1, an unknown dtype.
 
-    >>> import jaxrnn, jaxrnn.check
+    >>> import jaxrnn, jaxrnn.gradients.check
     >>> net = jaxrnn.Network((jaxrnn.Elman(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
-    >>> jaxrnn.check.check(net, steps=7, batch=2, dtype="float64").passed
+    >>> jaxrnn.gradients.check.check(net, steps=7, batch=2, dtype="float64").passed
     True
     """
     check_choice("dtype", dtype, ("float32", "float64"))

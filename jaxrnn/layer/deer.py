@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import scan
 from jaxrnn.arguments import Array, cast, cast_like, check_choice, check_positive, is_integer
-from jaxrnn.associative import flatten, jacobians, solve, unflatten
-from jaxrnn.bptt import Unrolled, Way, reverse_segment
-from jaxrnn.breaks import Adjoint, Breaks, enter, enter_adjoint, leave
-from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.forward_mode import reverse_mode_only
-from jaxrnn.layer import check_layer
-from jaxrnn.scan import Sequence, Trace, previous_states
+from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.layer import scan
+from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
+from jaxrnn.layer.bptt import Unrolled, Way, reverse_segment
+from jaxrnn.layer.forward_mode import reverse_mode_only
+from jaxrnn.layer.masking import Adjoint, Breaks, enter, enter_adjoint, leave
+from jaxrnn.layer.scan import Sequence, Trace, previous_states
+from jaxrnn.layer.unroll import check_layer
 
 
 class Convergence(NamedTuple):

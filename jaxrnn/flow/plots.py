@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxrnn.bptt import StepNorms
-from jaxrnn.diagnosis import Diagnosis, lag_profile
+from jaxrnn.flow.diagnosis import Diagnosis, lag_profile
+from jaxrnn.layer.bptt import StepNorms
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -48,8 +48,9 @@ def spectral_radius(W: Array) -> Array:
 
     Source: Gelfand's formula.
 
-    >>> import jax.numpy as jnp, jaxrnn.initializers
-    >>> round(float(jaxrnn.initializers.spectral_radius(jnp.array([[0.0, 2.0], [-0.5, 0.0]]))), 5)  # eigenvalues +-i
+    >>> import jax.numpy as jnp, jaxrnn.cells.initializers
+    >>> W = jnp.array([[0.0, 2.0], [-0.5, 0.0]])  # eigenvalues +-i
+    >>> round(float(jaxrnn.cells.initializers.spectral_radius(W)), 5)
     1.0
     """
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array
-from jaxrnn.breaks import Adjoint, Breaks, enter_adjoint, leave
-from jaxrnn.cell import Cell, State, add_to_hidden
+from jaxrnn.cells.base import Cell, State, add_to_hidden
+from jaxrnn.layer.masking import Adjoint, Breaks, enter_adjoint, leave
 
 # From here on a warning says what the Jacobians take; lax.associative_scan holds about three times as much.
 WARN_BYTES = 2**30

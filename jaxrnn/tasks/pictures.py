@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.network import Network, NetworkParams
-from jaxrnn.plots import BLUE, GREY, ORANGE
+from jaxrnn.flow.plots import BLUE, GREY, ORANGE
+from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks import chorales
 from jaxrnn.tasks.sequences import Sequences, Task
 

@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import scan
 from jaxrnn.arguments import Array, batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, is_integer
-from jaxrnn.bidirectional import Bidirectional, Layer
-from jaxrnn.bptt import ONWARD, Unrolled, Way, check_way, reverse_segment, stored, trace_segment, zero_grads
-from jaxrnn.breaks import Adjoint, Breaks, blank
-from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.forward_mode import reverse_mode_only
-from jaxrnn.memory import layer_bytes
-from jaxrnn.scan import Sequence, both_ways
-from jaxrnn.segments import WHOLE_BYTES, balanced_lengths, each, join, scan_segments, segment_length, split
+from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.layer import scan
+from jaxrnn.layer.bidirectional import Bidirectional, Layer
+from jaxrnn.layer.bptt import ONWARD, Unrolled, Way, check_way, reverse_segment, stored, trace_segment, zero_grads
+from jaxrnn.layer.forward_mode import reverse_mode_only
+from jaxrnn.layer.masking import Adjoint, Breaks, blank
+from jaxrnn.layer.memory import layer_bytes
+from jaxrnn.layer.scan import Sequence, both_ways
+from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, each, join, scan_segments, segment_length, split
 
 
 def unroll(

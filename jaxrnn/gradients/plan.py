@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import batch_shape, check_inputs, check_positive, dtype_to_compute_in, is_integer
-from jaxrnn.bptt import check_recompute
-from jaxrnn.memory import StepBytes, layer_bytes, nbytes
-from jaxrnn.network import Network
-from jaxrnn.segments import WHOLE_BYTES, balanced_lengths, check_segment, nearby_divisor, segment_length
-from jaxrnn.truncation import Carried, Tail, Truncation, Window, check_truncation
+from jaxrnn.gradients.truncation import Carried, Tail, Truncation, Window, check_truncation
+from jaxrnn.layer.bptt import check_recompute
+from jaxrnn.layer.memory import StepBytes, layer_bytes, nbytes
+from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, check_segment, nearby_divisor, segment_length
+from jaxrnn.network.network import Network
 
 # Measured over 90 networks: what XLA takes is 0.7 to 1.03 of a plan's total.
 MARGIN = 1.05

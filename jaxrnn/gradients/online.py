@@ -14,13 +14,13 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_choice, check_like
-from jaxrnn.associative import WARN_BYTES, flatten, unflatten
-from jaxrnn.breaks import enter
-from jaxrnn.cell import Cell, Params, State, hidden_of
-from jaxrnn.gradient import value_and_grad as bptt
-from jaxrnn.network import Network, NetworkParams, as_read, check_run, starts
-from jaxrnn.scan import check_state
-from jaxrnn.stack import Loss
+from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.gradients.value_and_grad import value_and_grad as bptt
+from jaxrnn.layer.associative import WARN_BYTES, flatten, unflatten
+from jaxrnn.layer.masking import enter
+from jaxrnn.layer.scan import check_state
+from jaxrnn.network.network import Network, NetworkParams, as_read, check_run, starts
+from jaxrnn.network.passes import Loss
 
 METHODS = ("rtrl", "snap1", "rflo")
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.affine import affine, affine_input_grads, sum_of, sum_of_outer_products
 from jaxrnn.arguments import Array, accumulation_dtype, check_positive
+from jaxrnn.cells.affine import affine, affine_input_grads, sum_of, sum_of_outer_products
 
 
 class ReadoutParams(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.arguments import Array, check_choice
-from jaxrnn.cell import Cell, Params, State
+from jaxrnn.cells.base import Cell, Params, State
 
 
 class BidirectionalParams(NamedTuple):

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrnn.arguments import Array
-from jaxrnn.breaks import Adjoint, Breaks, blank, enter_adjoint, leave
-from jaxrnn.cell import State, add_to_hidden
-from jaxrnn.scan import Trace
-from jaxrnn.stack import Linearized, Stack, Steps
-from jaxrnn.truncation import Window
+from jaxrnn.cells.base import State, add_to_hidden
+from jaxrnn.gradients.truncation import Window
+from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter_adjoint, leave
+from jaxrnn.layer.scan import Trace
+from jaxrnn.network.passes import Linearized, Stack, Steps
 
 
 class Lags(NamedTuple):

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrnn import associative, scan
 from jaxrnn.arguments import Array, accumulation_dtype, check_choice, is_integer
-from jaxrnn.breaks import Adjoint, Breaks, blank, enter, enter_adjoint, leave
-from jaxrnn.cell import Cell, Params, State, add_to_hidden
-from jaxrnn.scan import Trace, previous_states
-from jaxrnn.vanishing import omega
+from jaxrnn.cells.base import Cell, Params, State, add_to_hidden
+from jaxrnn.layer import associative, scan
+from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter, enter_adjoint, leave
+from jaxrnn.layer.penalty import omega
+from jaxrnn.layer.scan import Trace, previous_states
 
 RECOMPUTE = (False, "gates", True)
 

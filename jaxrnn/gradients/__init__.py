@@ -1,0 +1,1 @@
+"""The gradient of a network's loss, and what it can be traded for."""

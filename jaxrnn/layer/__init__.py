@@ -1,0 +1,1 @@
+"""One layer over time: forward, backward, and both as a differentiable function."""

@@ -1,0 +1,1 @@
+"""The model: layers, readout, objective, and the two passes through all of them."""
