@@ -8,45 +8,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array, ArrayTree
+from jax.typing import DTypeLike
 
-Array = jax.Array
 
-
-def is_integer(array: Any) -> bool:
-    """Whether the array holds tokens or labels (integers) rather than numbers."""
+def is_integer(array: Array) -> bool:
+    """Tells whether the array holds tokens or labels (integers) rather than numbers."""
     return bool(jnp.issubdtype(array.dtype, jnp.integer))
 
 
-def is_concrete(array: Any) -> bool:
-    """Whether the values can be read now, outside every transformation."""
+def is_concrete(array: Array) -> bool:
+    """Tells whether the values can be read now, outside every transformation."""
     return not isinstance(array, jax.core.Tracer)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Raise unless `value` is a positive int."""
+def check_positive(name: str, value: int) -> None:
+    """Raises unless `value` is a positive int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def check_scale(name: str, value: Any) -> None:
-    """Raise unless `value` is a finite number, zero or greater."""
+def check_scale(name: str, value: float) -> None:
+    """Raises unless `value` is a finite number, zero or greater."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {value}")
 
 
-def check_rate(name: str, value: Any) -> None:
-    """Raise unless `value` is a share below one."""
+def check_rate(name: str, value: float) -> None:
+    """Raises unless `value` is a share below one."""
     check_scale(name, value)
     if value >= 1:
         raise ValueError(f"{name} must be in [0, 1), a share of all, got {value}")
 
 
-def check_float(name: str, value: Any) -> Any:
-    """The dtype, of floating numbers."""
+def check_float(name: str, value: DTypeLike) -> jnp.dtype:
+    """Returns the dtype; raises unless it is one of floating numbers."""
     try:
         dtype = jnp.dtype(value)
     except TypeError:
@@ -56,14 +56,14 @@ def check_float(name: str, value: Any) -> Any:
     return dtype
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Raise unless `value` is one of `choices`."""
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def check_range(name: str, tokens: Array, size: int) -> None:
-    """Raise where an integer lies outside [0, size). Traced values cannot be read: under jit they give NaN instead."""
+    """Raises where an integer lies outside [0, size). Traced values cannot be read: under jit they give NaN instead."""
     if not is_concrete(tokens) or tokens.size == 0:
         return
     values = np.asarray(tokens)  # not jnp, whose operations on a constant are staged too while something is traced
@@ -75,8 +75,8 @@ def check_range(name: str, tokens: Array, size: int) -> None:
         )
 
 
-def as_array(name: str, value: Any) -> Array:
-    """The value as an array of numbers; raise where it is none."""
+def as_array(name: str, value: ArrayTree) -> Array:
+    """Returns the value as an array of numbers; raises where it is none."""
     try:
         array = jnp.asarray(value)
     except (TypeError, ValueError) as error:
@@ -86,8 +86,8 @@ def as_array(name: str, value: Any) -> Array:
     return array
 
 
-def check_inputs(inputs: Any, size: int) -> Array:
-    """Inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`."""
+def check_inputs(inputs: Array, size: int) -> Array:
+    """Returns inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`."""
     inputs = as_array("inputs", inputs)
     if is_integer(inputs):
         if inputs.ndim < 1:
@@ -108,12 +108,12 @@ def check_inputs(inputs: Any, size: int) -> Array:
 
 
 def batch_shape(inputs: Array) -> tuple[int, ...]:
-    """The batch axes of checked inputs: all but time, and but the features where there are any."""
+    """Returns the batch axes of checked inputs: all but time, and but the features where there are any."""
     return inputs.shape[1:] if is_integer(inputs) else inputs.shape[1:-1]
 
 
-def check_like(name: str, value: Any, expected: Any, cause: str) -> None:
-    """Raise unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
+def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> None:
+    """Raises unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
     came: Any = jax.tree.structure(value)
     wanted: Any = jax.tree.structure(expected)
     if came != wanted:
@@ -129,27 +129,27 @@ def check_like(name: str, value: Any, expected: Any, cause: str) -> None:
             raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
 
 
-def accumulation_dtype(dtype: Any) -> Any:
-    """What sums over time are taken in: float32 at least."""
+def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype that sums over time are taken in: float32 at least."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def float_dtype(*trees: Any) -> Any:
-    """The dtype that all floating leaves promote to: what is computed in."""
+def float_dtype(*trees: ArrayTree) -> jnp.dtype:
+    """Returns the dtype that all floating leaves promote to."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     return jnp.result_type(*leaves)
 
 
-def dtype_to_compute_in(compute_dtype: Any, *trees: Any) -> Any:
-    """The dtype asked for, or where none is, the one that all floating leaves promote to."""
+def dtype_to_compute_in(compute_dtype: DTypeLike | None, *trees: ArrayTree) -> jnp.dtype:
+    """Returns the dtype asked for, or where none is, the one that all floating leaves promote to."""
     return float_dtype(*trees) if compute_dtype is None else check_float("compute_dtype", compute_dtype)
 
 
-def cast(tree: Any, dtype: Any) -> Any:
-    """The pytree with its floating leaves in `dtype`; integers stay."""
+def cast(tree: ArrayTree, dtype: DTypeLike) -> ArrayTree:
+    """Casts the floating leaves of a pytree; integers stay."""
     return jax.tree.map(lambda leaf: leaf if is_integer(leaf) else jnp.asarray(leaf, dtype), tree)
 
 
-def cast_like(tree: Any, reference: Any) -> Any:
-    """The pytree with every leaf in the dtype of the same leaf of `reference`."""
+def cast_like(tree: ArrayTree, reference: ArrayTree) -> ArrayTree:
+    """Casts every leaf of a pytree to the dtype of the same leaf of `reference`."""
     return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, reference)

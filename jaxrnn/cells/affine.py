@@ -1,4 +1,4 @@
-"""The affine map of a whole segment, and its adjoint: what cells do with inputs, and the readout with states.
+"""The affine map of a whole segment, and its adjoint: cells apply it to inputs, the readout to states.
 
     z_t = U x_t + b          dE/dU = sum_t delta_t x_t^T     dE/db = sum_t delta_t     dE/dx_t = U^T delta_t
 
@@ -8,21 +8,21 @@ belongs inside a loop over time. Rows are examples, so z = x @ U.T + b.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from chex import Array
 from jax import lax
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, accumulation_dtype, is_integer
+from jaxrnn.arguments import accumulation_dtype, is_integer
 
-# dE/dU from tokens: up to here one GEMM with the one-hot matrix, beyond it a scatter-add of the rows of delta.
+# dE/dU from tokens: up to here one product with the one-hot matrix, beyond it a scatter-add of the rows of delta.
 # Measured with B = 32, H = 256, K = 16 on 2 cores.
 ONE_HOT_TOKENS = 512
 
 
-def affine(U_T: Array, b: Array | None, inputs: Array, dtype: Any = None) -> Array:
-    """z = U x + b for every step at once. A token x is the column U[:, x]; one out of range gives NaN.
+def affine(U_T: Array, b: Array | None, inputs: Array, dtype: DTypeLike | None = None) -> Array:
+    """Computes z = U x + b for every step at once. A token x is the column U[:, x]; one out of range gives NaN.
 
     Args:
         U_T: `U.T`, [D, H], laid out once outside the loops: a token is then a row to copy.
@@ -37,7 +37,7 @@ def affine(U_T: Array, b: Array | None, inputs: Array, dtype: Any = None) -> Arr
     return z if b is None else z + b
 
 
-def _product(U_T: Array, inputs: Array, dtype: Any) -> Array:
+def _product(U_T: Array, inputs: Array, dtype: DTypeLike | None) -> Array:
     if not is_integer(inputs):
         return jnp.matmul(inputs, U_T, preferred_element_type=dtype)
     # jax counts negative indices from the end; a negative token is an error, and must be as loud as one too large.
@@ -46,7 +46,7 @@ def _product(U_T: Array, inputs: Array, dtype: Any) -> Array:
 
 
 def columns(delta: Array) -> Array:
-    """Every delta_t of a segment as a column, [H, K * B], for the products that sum over the columns."""
+    """Lays every delta_t of a segment out as a column, [H, K * B], for the products that sum over the columns."""
     # Laid out anew once, and kept from being folded back into the products: XLA's on a CPU take up to twice as long
     # where they read a factor against the grain (K B = 3200, 4H = 512, H = 128, D = 64: dW and dU take 4.2 ms, and
     # with the copy 1.9 ms).
@@ -54,7 +54,7 @@ def columns(delta: Array) -> Array:
 
 
 def sum_of_outer_products(delta_T: Array, inputs: Array, size: int) -> Array:
-    """sum_t delta_t x_t^T, [H, D], from delta_t as columns [H, K * B]; `size` is D. Summed in float32 at least."""
+    """Computes sum_t delta_t x_t^T, [H, D], from columns [H, K * B], in float32 at least; `size` is D."""
     dtype = accumulation_dtype(delta_T.dtype)
     if not is_integer(inputs):
         return jnp.matmul(delta_T, inputs.reshape(-1, size), preferred_element_type=dtype)
@@ -65,16 +65,16 @@ def sum_of_outer_products(delta_T: Array, inputs: Array, size: int) -> Array:
 
 
 def sum_of(delta_T: Array) -> Array:
-    """sum_t delta_t, [H], from delta_t as columns [H, K * B]. Summed in float32 at least."""
+    """Computes sum_t delta_t, [H], from columns [H, K * B], in float32 at least."""
     return delta_T.sum(1, dtype=accumulation_dtype(delta_T.dtype))
 
 
 def affine_input_grads(U: Array, delta: Array) -> Array:
-    """dE/dx_t = U^T delta_t for every step at once: [..., D]."""
+    """Computes dE/dx_t = U^T delta_t for every step at once: [..., D]."""
     return delta @ U
 
 
 def diagonal_blocks(W: Array) -> Array:
-    """W [m H, H] with the diagonal of each of its m blocks only, zero elsewhere."""
+    """Keeps the diagonal of each of the m blocks of W [m H, H] only, zero elsewhere."""
     H = W.shape[1]
     return jnp.where(jnp.tile(jnp.eye(H, dtype=bool), (W.shape[0] // H, 1)), W, 0)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, check_positive
+from jaxrnn.arguments import check_positive
 
-State = Any  # an array [*batch, H], or a NamedTuple of arrays whose first field is the hidden state
-Params = Any  # a NamedTuple of arrays
+# Each cell has NamedTuples of its own for these, which a common type would hide from the reader of its file.
+State: TypeAlias = Any  # an array [*batch, H], or a NamedTuple of arrays whose first field is the hidden state
+Params: TypeAlias = Any  # a NamedTuple of arrays
+Operands: TypeAlias = Any  # what `Cell.prepare` makes of the parameters
+StepResiduals: TypeAlias = Any  # what `Cell.step_with_residuals` hands on to `Cell.linearize`
+Local: TypeAlias = Any  # what `Cell.linearize` hands on to `Cell.step_adjoint`
+Deltas: TypeAlias = Any  # what `Cell.step_adjoint` hands on to `Cell.weight_grads`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,29 +29,25 @@ class Cell(abc.ABC):
 
     To write a cell, subclass it as a frozen dataclass (so that equal cells compile once) and give `init` and `step`;
     the adjoint then comes from `jax.vjp` of the step, correct and slower. To make it fast, move out of `step` what does
-    not need the state (`project`), and give the four functions of the adjoint (`linearize`, `step_adjoint`,
+    not depend on the state (`project`), and give the four functions of the adjoint (`linearize`, `step_adjoint`,
     `weight_grads`, `input_grads`) by hand.
 
     The forward pass calls, for a segment of K steps:
 
-        operands  = prepare(params)                                   once, outside every loop
-        projected = project(operands, inputs)                         once per segment, [K, *batch, ...]
-        s_t       = step(operands, s_{t-1}, projected_t)              the loop
-
-    or, where a reverse pass follows, in the place of the step
-
-        s_t, kept_t = advance(operands, s_{t-1}, projected_t)         the loop
+        operands  = prepare(params)                                       once, outside every loop
+        projected = project(operands, inputs)                             once per segment, [K, *batch, ...]
+        s_t, residuals_t = step_with_residuals(operands, s_{t-1}, projected_t)      the loop
 
     and the reverse pass, with the adjoint of s_t, dE/ds_t = g_t + (what came back from step t + 1):
 
-        local     = linearize(operands, inputs, previous, states, kept)         once per segment
+        local     = linearize(operands, inputs, previous, states, residuals)    once per segment
         dE/ds_{t-1}, delta_t = step_adjoint(operands, dE/ds_t, local_t)         the loop, backwards
         dE/dparams = weight_grads(params, operands, inputs, previous, deltas)   once per segment: a sum over its steps
         dE/dinputs = input_grads(params, inputs, previous, deltas)              once per segment, [K, *batch, D]
 
-    Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. What delta_t is, is the cell's own
-    affair: for a cell by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch axes.
-    A cell that wants dropout on its recurrent path gives `with_dropout` as well.
+    Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. Each cell decides what its delta_t is:
+    for a cell with an adjoint by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch
+    axes. A cell that wants dropout on its recurrent path gives `with_dropout` as well.
 
     Fields:
         inputs: D, the number of input features, or of tokens.
@@ -72,95 +75,101 @@ class Cell(abc.ABC):
         check_positive("hidden", self.hidden)
 
     @abc.abstractmethod
-    def init(self, key: Array, dtype: Any = jnp.float32) -> Params:
-        """Fresh parameters."""
+    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws fresh parameters."""
 
     @property
     def outputs(self) -> int:
-        """What the layer above sees of this one: H."""
+        """Counts the units that the layer above sees: H."""
         return self.hidden
 
-    def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> State:
-        """s_0 for a batch: zeros [*batch, H]."""
+    def initial_state(self, batch: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """Makes s_0 for a batch: zeros [*batch, H]."""
         return jnp.zeros((*batch, self.hidden), dtype)
 
-    def prepare(self, params: Params) -> Any:
-        """The parameters in the layout that the loops multiply by: by default as they are."""
+    def prepare(self, params: Params) -> Operands:
+        """Lays the parameters out as the loops multiply by them; by default as they are."""
         return params
 
-    def with_dropout(self, operands: Any, keep: Array) -> Any:
-        """The operands with which the recurrent products, and they alone, see keep * s_{t-1} for s_{t-1}.
+    def with_dropout(self, operands: Operands, dropout_mask: Array) -> Operands:
+        """Returns operands whose recurrent products, and they alone, see dropout_mask * s_{t-1} for s_{t-1}.
 
         Args:
             operands: as `prepare` gives them.
-            keep: 0 or 1/(1 - rate), [*batch, H], one for each sequence, the same at every step.
+            dropout_mask: 0 or 1/(1 - rate), [*batch, H], one for each sequence, the same at every step.
         """
-        raise TypeError(f"recurrent dropout needs a cell with a method with_dropout, which {self} has not")
+        raise TypeError(f"recurrent dropout needs a cell with a method with_dropout, which {self} does not have")
 
-    def project(self, operands: Any, inputs: Array) -> Any:
-        """What of the step does not need the state, for a whole segment: by default the inputs themselves."""
+    def project(self, operands: Operands, inputs: Array) -> ArrayTree:
+        """Computes the part of the step that does not depend on the state, for a whole segment; by default nothing."""
         return inputs
 
     @abc.abstractmethod
-    def step(self, operands: Any, state: State, projected: Any) -> State:
-        """s_t from s_{t-1}."""
+    def step(self, operands: Operands, state: State, projected: ArrayTree) -> State:
+        """Computes s_t from s_{t-1}."""
 
-    def advance(self, operands: Any, state: State, projected: Any) -> tuple[State, Any]:
-        """s_t from s_{t-1}, and what of the step is worth keeping for `linearize`: by default nothing."""
+    def step_with_residuals(
+        self, operands: Operands, state: State, projected: ArrayTree
+    ) -> tuple[State, StepResiduals]:
+        """Computes s_t, and what `linearize` can use of the step; by default nothing."""
         return self.step(operands, state, projected), ()
 
-    def linearize(self, operands: Any, inputs: Array, previous: State, states: State, kept: Any) -> Any:
-        """What `step_adjoint` needs of every step: by default what the step itself was given."""
+    def linearize(
+        self, operands: Operands, inputs: Array, previous: State, states: State, residuals: StepResiduals
+    ) -> Local:
+        """Computes what `step_adjoint` needs of every step; by default it collects the arguments of the step."""
         return previous, self.project(operands, inputs)
 
-    def step_adjoint(self, operands: Any, adjoint: State, local: Any) -> tuple[State, Any]:
-        """dE/ds_{t-1} and delta_t from dE/ds_t: by default `jax.vjp` of the step."""
+    def step_adjoint(self, operands: Operands, adjoint: State, local: Local) -> tuple[State, Deltas]:
+        """Computes dE/ds_{t-1} and delta_t from dE/ds_t; by default by `jax.vjp` of the step."""
         previous, projected = local
         _, pullback = jax.vjp(lambda state: self.step(operands, state, projected), previous)
         return pullback(adjoint)[0], adjoint
 
-    def weight_grads(self, params: Params, operands: Any, inputs: Array, previous: State, deltas: Any) -> Params:
-        """dE/dparams summed over a segment: by default one `jax.vjp` over all its steps side by side.
+    def weight_grads(
+        self, params: Params, operands: Operands, inputs: Array, previous: State, deltas: Deltas
+    ) -> Params:
+        """Sums dE/dparams over a segment; by default by one `jax.vjp` over all its steps side by side.
 
         This is the *immediate* derivative, `previous` held constant: the way through s_{t-1} is in the deltas already.
         """
         _, pullback = jax.vjp(lambda params: self._steps(params, inputs, previous), params)
         return pullback(deltas)[0]
 
-    def input_grads(self, params: Params, inputs: Array, previous: State, deltas: Any) -> Array:
-        """dE/dx_t of every step of a segment: by default one `jax.vjp` over all its steps side by side."""
+    def input_grads(self, params: Params, inputs: Array, previous: State, deltas: Deltas) -> Array:
+        """Computes dE/dx_t of every step of a segment; by default by one `jax.vjp` over all its steps side by side."""
         _, pullback = jax.vjp(lambda inputs: self._steps(params, inputs, previous), inputs)
         return pullback(deltas)[0]
 
-    def weight_factors(self, operands: Any, inputs: Array, previous: State, deltas: Any) -> Params | None:
-        """For each weight the pair (delta, x) of which its gradient is the sum of outer products, delta_t x_t^T.
+    def weight_factors(self, operands: Operands, inputs: Array, previous: State, deltas: Deltas) -> Params | None:
+        """Pairs, for each weight, the delta_t and x_t whose outer products its gradient sums; by default None.
 
-        By default not known. Where it is, `jaxrnn.flow` has norms of single terms without forming them. The x of a bias
-        is None; tokens [K, *batch] stand for their one-hot vectors.
+        With them `jaxrnn.flow` computes norms of single terms without forming the terms. The x of a bias is None;
+        tokens [K, *batch] stand for their one-hot vectors.
         """
         return None
 
-    def with_penalty(self, operands: Any, previous: State, deltas: Any, coefficients: Array) -> State:
-        """s_{t-1} so changed that `weight_grads` adds the gradient of the vanishing-gradient regulariser.
+    def with_penalty(self, operands: Operands, previous: State, deltas: Deltas, coefficients: Array) -> State:
+        """Changes s_{t-1} so that `weight_grads` adds the gradient of the vanishing-gradient regulariser.
 
         Args:
             operands, previous, deltas: as for `weight_grads`.
-            coefficients: its weight times c_t of `jaxrnn.layer.penalty.omega`, [K, *batch].
+            coefficients: the regulariser's weight times c_t of `jaxrnn.layer.penalty.omega`, [K, *batch].
         """
         raise TypeError(
-            f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} has not"
+            f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} does not have"
         )
 
-    def own_operands(self, operands: Any, weight: float = 1.0) -> Any:
-        """The operands with the diagonal only of every recurrent weight, times a number: units see but themselves.
+    def own_operands(self, operands: Operands, weight: float = 1.0) -> Operands | None:
+        """Keeps the diagonal of every recurrent weight only, times a number: each unit sees itself; by default None.
 
-        By default not known. With a weight of 0 the recurrent weights are gone, and what is left is the way that a
-        state takes through no weight at all, as through the gates of a GRU or LSTM.
+        With a weight of 0 the recurrent weights are gone. What is left is the way that a state takes through no weight
+        at all, as through the gates of a GRU or LSTM.
         """
         return None
 
-    def gates(self, kept: Any) -> dict[str, Array]:
-        """The gates among what `advance` kept, by name, each [..., H] from 0 (shut) to 1 (open): by default none."""
+    def gates(self, residuals: StepResiduals) -> dict[str, Array]:
+        """Names the gates among the residuals, each [..., H] from 0 (shut) to 1 (open); by default there are none."""
         return {}
 
     def _steps(self, params: Params, inputs: Array, previous: State) -> State:
@@ -169,10 +178,10 @@ class Cell(abc.ABC):
 
 
 def hidden_of(state: State) -> Array:
-    """The hidden state s_t: what the layer above and the readout see of a state."""
+    """Returns the hidden state s_t, which the layer above and the readout see of a state."""
     return state[0] if isinstance(state, tuple) else state
 
 
 def add_to_hidden(adjoint: State, g: Array) -> State:
-    """The adjoint of a state, with what is asked of its hidden part added."""
+    """Adds what is asked of the hidden state to the adjoint of a state."""
     return type(adjoint)(adjoint[0] + g, *adjoint[1:]) if isinstance(adjoint, tuple) else adjoint + g

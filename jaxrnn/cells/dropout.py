@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-
-from jaxrnn.arguments import Array
+from chex import Array
 
 
 def draw(key: Array, rate: float, shape: tuple[int, ...]) -> Array:

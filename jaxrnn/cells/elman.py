@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, check_choice, check_scale
+from jaxrnn.arguments import check_choice, check_scale
 from jaxrnn.cells.affine import (
     affine,
     affine_input_grads,
@@ -24,7 +26,7 @@ from jaxrnn.cells.initializers import RECURRENT, recurrent
 
 
 class ElmanParams(NamedTuple):
-    """Parameters of an Elman layer."""
+    """Holds the parameters of an Elman layer."""
 
     U: Array  # [H, D]
     W: Array  # [H, H]
@@ -32,13 +34,13 @@ class ElmanParams(NamedTuple):
 
 
 class ElmanOperands(NamedTuple):
-    """The same, as the loops multiply: rows are examples."""
+    """Holds the parameters as the loops multiply by them: rows are examples."""
 
     U_T: Array  # [D, H]
     W_T: Array  # [H, H]
     W: Array  # [H, H]
     b: Array | None  # [H]
-    keep: Array | None = None  # [*batch, H], what recurrent dropout leaves of s_{t-1}
+    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Elman(Cell):
         check_scale("input_scale", self.input_scale)
         check_scale("recurrent_scale", self.recurrent_scale)
 
-    def init(self, key: Array, dtype: Any = jnp.float32) -> ElmanParams:
-        """Fresh parameters: U [H, D], W [H, H], b [H]."""
+    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> ElmanParams:
+        """Draws fresh parameters: U [H, D], W [H, H], b [H]."""
         key_U, key_W = jax.random.split(key)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
         return ElmanParams(
@@ -108,37 +110,39 @@ class Elman(Cell):
         )
 
     def prepare(self, params: ElmanParams) -> ElmanOperands:
-        """U^T and W^T laid out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (on a CPU)."""
+        """Lays U^T and W^T out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (on a CPU)."""
         return ElmanOperands(params.U.T, params.W.T, params.W, params.b)
 
-    def with_dropout(self, operands: ElmanOperands, keep: Array) -> ElmanOperands:
-        """W (keep * s_{t-1}) in the place of W s_{t-1}."""
-        return operands._replace(keep=keep)
+    def with_dropout(self, operands: ElmanOperands, dropout_mask: Array) -> ElmanOperands:
+        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
+        return operands._replace(dropout_mask=dropout_mask)
 
     def project(self, operands: ElmanOperands, inputs: Array) -> Array:
-        """U x_t + b, [K, *batch, H]."""
+        """Computes U x_t + b, [K, *batch, H]."""
         return affine(operands.U_T, operands.b, inputs)
 
     def step(self, operands: ElmanOperands, state: Array, projected: Array) -> Array:
-        """s_t = tanh(W s_{t-1} + (U x_t + b))."""
-        state = scale(state, operands.keep)
+        """Computes s_t = tanh(W s_{t-1} + (U x_t + b))."""
+        state = scale(state, operands.dropout_mask)
         z = state @ operands.W_T + projected  # [*batch, H]
         return jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)
 
-    def linearize(self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array, kept: tuple) -> Array:
-        """ds_t/dz_t, which the states themselves tell: 1 - s_t^2, [K, *batch, H]."""
+    def linearize(
+        self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array, residuals: tuple
+    ) -> Array:
+        """Computes ds_t/dz_t from the states themselves: 1 - s_t^2, [K, *batch, H]."""
         return 1 - states * states if self.activation == "tanh" else (states > 0).astype(states.dtype)
 
     def step_adjoint(self, operands: ElmanOperands, adjoint: Array, local: Array) -> tuple[Array, Array]:
-        """delta_t = (1 - s_t^2) * dE/ds_t, and dE/ds_{t-1} = W^T delta_t."""
+        """Computes delta_t = (1 - s_t^2) * dE/ds_t, and dE/ds_{t-1} = W^T delta_t."""
         delta = local * adjoint  # [*batch, H]
-        return scale(delta @ operands.W, operands.keep), delta
+        return scale(delta @ operands.W, operands.dropout_mask), delta
 
     def weight_grads(
         self, params: ElmanParams, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array
     ) -> ElmanParams:
-        """dE/dU, dE/dW, dE/db: sums over the segment, so one GEMM each."""
-        previous = scale(previous, operands.keep)
+        """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
+        previous = scale(previous, operands.dropout_mask)
         delta_T = columns(deltas)  # [H, K * B]
         return ElmanParams(
             U=sum_of_outer_products(delta_T, inputs, self.inputs),
@@ -147,20 +151,20 @@ class Elman(Cell):
         )
 
     def weight_factors(self, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array) -> ElmanParams:
-        """The factors of the sums in `weight_grads`."""
-        pair_b: Any = (deltas, None) if self.bias else None
-        return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.keep)), b=pair_b)  # type: ignore[arg-type]
+        """Pairs the factors of the sums in `weight_grads`."""
+        pair_b = (deltas, None) if self.bias else None
+        return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.dropout_mask)), b=pair_b)
 
     def own_operands(self, operands: ElmanOperands, weight: float = 1.0) -> ElmanOperands:
-        """W with its diagonal only."""
+        """Keeps the diagonal of W only."""
         W = weight * diagonal_blocks(operands.W)
         return operands._replace(W=W, W_T=W)
 
     def with_penalty(self, operands: ElmanOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
-        """s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""
-        u = scale(deltas @ operands.W, operands.keep)
+        """Returns s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""
+        u = scale(deltas @ operands.W, operands.dropout_mask)
         return previous + coefficients[..., None] * u
 
     def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
-        """dE/dx_t = U^T delta_t, [K, *batch, D]."""
+        """Computes dE/dx_t = U^T delta_t, [K, *batch, D]."""
         return affine_input_grads(params.U, deltas)

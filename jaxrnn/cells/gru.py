@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, check_scale
+from jaxrnn.arguments import check_scale
 from jaxrnn.cells.affine import (
     affine,
     affine_input_grads,
@@ -18,12 +20,12 @@ from jaxrnn.cells.affine import (
     sum_of,
     sum_of_outer_products,
 )
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.base import Cell, Deltas, Local, StepResiduals
 from jaxrnn.cells.dropout import scale
 
 
 class GRUParams(NamedTuple):
-    """Parameters of a GRU layer; the rows are those of r, z, n, in this order."""
+    """Holds the parameters of a GRU layer; the rows are those of r, z, n, in this order."""
 
     U: Array  # [3H, D]
     W: Array  # [3H, H]
@@ -32,14 +34,14 @@ class GRUParams(NamedTuple):
 
 
 class GRUOperands(NamedTuple):
-    """The same, as the loops multiply: rows are examples."""
+    """Holds the parameters as the loops multiply by them: rows are examples."""
 
     U_T: Array  # [D, 3H]
     W_T: Array  # [H, 3H]
     W: Array  # [3H, H]
     b: Array | None  # [3H]
     d: Array | None  # [H]
-    keep: Array | None = None  # [*batch, H], what recurrent dropout leaves of s_{t-1}
+    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +90,8 @@ class GRU(Cell):
         check_scale("input_scale", self.input_scale)
         check_scale("recurrent_scale", self.recurrent_scale)
 
-    def init(self, key: Array, dtype: Any = jnp.float32) -> GRUParams:
-        """Fresh parameters: U [3H, D], W [3H, H], b [3H], d [H]."""
+    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> GRUParams:
+        """Draws fresh parameters: U [3H, D], W [3H, H], b [3H], d [H]."""
         H, key_U, *keys = self.hidden, *jax.random.split(key, 4)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
         orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
@@ -101,24 +103,26 @@ class GRU(Cell):
         )
 
     def prepare(self, params: GRUParams) -> GRUOperands:
-        """U^T and W^T laid out once, outside the loops."""
+        """Lays U^T and W^T out once, outside the loops."""
         return GRUOperands(params.U.T, params.W.T, params.W, params.b, params.d)
 
-    def with_dropout(self, operands: GRUOperands, keep: Array) -> GRUOperands:
-        """W (keep * s_{t-1}) in the place of W s_{t-1}."""
-        return operands._replace(keep=keep)
+    def with_dropout(self, operands: GRUOperands, dropout_mask: Array) -> GRUOperands:
+        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
+        return operands._replace(dropout_mask=dropout_mask)
 
     def project(self, operands: GRUOperands, inputs: Array) -> Array:
-        """U x_t + b, [K, *batch, 3H]."""
+        """Computes U x_t + b, [K, *batch, 3H]."""
         return affine(operands.U_T, operands.b, inputs)
 
-    def advance(self, operands: GRUOperands, state: Array, projected: Array) -> tuple[Array, tuple[Array, ...]]:
-        """s_t, and for the reverse pass the gates (r_t, z_t), n_t and q_t."""
+    def step_with_residuals(
+        self, operands: GRUOperands, state: Array, projected: Array
+    ) -> tuple[Array, tuple[Array, ...]]:
+        """Computes s_t, and hands on the gates (r_t, z_t), n_t and q_t."""
         # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
         # factors of `linearize` instead (8.5 and 74 ms), all in one array (8.6 and 72 ms), the gates in one array (9.0
         # and 74 ms); to hand out a_t alone and make the deltas after the loop (a tenth slower).
         H = self.hidden
-        product = scale(state, operands.keep) @ operands.W_T  # [*batch, 3H]
+        product = scale(state, operands.dropout_mask) @ operands.W_T  # [*batch, 3H]
         # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
         gates = 0.5 * jnp.tanh(0.5 * (product[..., : 2 * H] + projected[..., : 2 * H])) + 0.5
         r, z = gates[..., :H], gates[..., H:]
@@ -127,57 +131,59 @@ class GRU(Cell):
         return n + z * (state - n), (gates, n, q)
 
     def step(self, operands: GRUOperands, state: Array, projected: Array) -> Array:
-        """s_t."""
-        return self.advance(operands, state, projected)[0]
+        """Computes s_t."""
+        return self.step_with_residuals(operands, state, projected)[0]
 
-    def linearize(self, operands: GRUOperands, inputs: Array, previous: Array, states: Array, kept: Any) -> Any:
-        """The factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
-        gates, n, q = kept
+    def linearize(
+        self, operands: GRUOperands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
+    ) -> Local:
+        """Computes the factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
+        gates, n, q = residuals
         r, z = jnp.split(gates, 2, -1)
         through_n = (1 - z) * (1 - n * n)
         factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
         return z, jnp.concatenate(factors, -1), through_n
 
-    def step_adjoint(self, operands: GRUOperands, adjoint: Array, local: Any) -> tuple[Array, Any]:
-        """The deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
+    def step_adjoint(self, operands: GRUOperands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
+        """Computes the deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
         z, factors, through_n = local
         delta = jnp.concatenate([adjoint, adjoint, adjoint], -1) * factors  # [*batch, 3H]
-        return adjoint * z + scale(delta @ operands.W, operands.keep), (delta, adjoint * through_n)
+        return adjoint * z + scale(delta @ operands.W, operands.dropout_mask), (delta, adjoint * through_n)
 
     def weight_grads(
-        self, params: GRUParams, operands: GRUOperands, inputs: Array, previous: Array, deltas: Any
+        self, params: GRUParams, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas
     ) -> GRUParams:
-        """dE/dU, dE/dW, dE/db, dE/dd: sums over the segment, so one GEMM for each kind of delta."""
+        """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
         delta_T, delta_n_T = columns(deltas[0]), columns(deltas[1])  # [3H, K * B], [H, K * B]
         of_inputs = delta_T[: 2 * self.hidden], delta_n_T
         return GRUParams(
             U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in of_inputs]),
-            W=sum_of_outer_products(delta_T, scale(previous, operands.keep), self.hidden),
+            W=sum_of_outer_products(delta_T, scale(previous, operands.dropout_mask), self.hidden),
             b=jnp.concatenate([sum_of(part) for part in of_inputs]) if self.bias else None,
             d=sum_of(delta_T[2 * self.hidden :]) if self.bias else None,
         )
 
-    def weight_factors(self, operands: GRUOperands, inputs: Array, previous: Array, deltas: Any) -> GRUParams:
-        """The factors of the sums in `weight_grads`."""
+    def weight_factors(self, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas) -> GRUParams:
+        """Pairs the factors of the sums in `weight_grads`."""
         of_inputs = self._of_inputs(deltas)
-        pairs: Any = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
-        return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.keep)), *pairs)  # type: ignore[arg-type]
+        pairs = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
+        return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.dropout_mask)), *pairs)
 
     def own_operands(self, operands: GRUOperands, weight: float = 1.0) -> GRUOperands:
-        """W with the diagonal of each gate's block only."""
+        """Keeps the diagonal of each gate's block of W only."""
         W = weight * diagonal_blocks(operands.W)
         return operands._replace(W=W, W_T=W.T)
 
-    def gates(self, kept: Any) -> dict[str, Array]:
-        """r_t and z_t; z_t = 1 holds the state."""
-        r, z = jnp.split(kept[0], 2, -1)
+    def gates(self, residuals: StepResiduals) -> dict[str, Array]:
+        """Names r_t and z_t; z_t = 1 holds the state."""
+        r, z = jnp.split(residuals[0], 2, -1)
         return {"reset": r, "update": z}
 
-    def input_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Any) -> Array:
-        """dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
+    def input_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Deltas) -> Array:
+        """Computes dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
         return affine_input_grads(params.U, self._of_inputs(deltas))
 
-    def _of_inputs(self, deltas: Any) -> Array:
-        """(delta^r, delta^z, delta^n), [..., 3H]."""
+    def _of_inputs(self, deltas: Deltas) -> Array:
+        """Joins (delta^r, delta^z, delta^n), [..., 3H]."""
         delta, delta_n = deltas
         return jnp.concatenate([delta[..., : 2 * self.hidden], delta_n], -1)

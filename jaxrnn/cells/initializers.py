@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import Array, check_choice
+from jaxrnn.arguments import check_choice
 
 RECURRENT = ("orthogonal", "identity", "normal", "sparse")
 CONNECTIONS = 15  # of every unit of a sparse W

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, check_scale
+from jaxrnn.arguments import check_scale
 from jaxrnn.cells.affine import (
     affine,
     affine_input_grads,
@@ -23,7 +25,7 @@ from jaxrnn.cells.dropout import scale
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of an LSTM layer; the rows are those of i, f, g, o, in this order."""
+    """Holds the parameters of an LSTM layer; the rows are those of i, f, g, o, in this order."""
 
     U: Array  # [4H, D]
     W: Array  # [4H, H]
@@ -31,17 +33,17 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMOperands(NamedTuple):
-    """The same, as the loops multiply: rows are examples."""
+    """Holds the parameters as the loops multiply by them: rows are examples."""
 
     U_T: Array  # [D, 4H]
     W_T: Array  # [H, 4H]
     W: Array  # [4H, H]
     b: Array | None  # [4H]
-    keep: Array | None = None  # [*batch, H], what recurrent dropout leaves of s_{t-1}
+    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM layer."""
+    """Holds the state of an LSTM layer."""
 
     s: Array  # [*batch, H], the hidden state
     m: Array  # [*batch, H], the memory
@@ -93,8 +95,8 @@ class LSTM(Cell):
         check_scale("input_scale", self.input_scale)
         check_scale("recurrent_scale", self.recurrent_scale)
 
-    def init(self, key: Array, dtype: Any = jnp.float32) -> LSTMParams:
-        """Fresh parameters: U [4H, D], W [4H, H], b [4H]."""
+    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> LSTMParams:
+        """Draws fresh parameters: U [4H, D], W [4H, H], b [4H]."""
         H, key_U, *keys = self.hidden, *jax.random.split(key, 5)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
         orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
@@ -105,26 +107,28 @@ class LSTM(Cell):
             b=b if self.bias else None,
         )
 
-    def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> LSTMState:
-        """s_0 and m_0: zeros [*batch, H]."""
+    def initial_state(self, batch: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
+        """Makes s_0 and m_0: zeros [*batch, H]."""
         # Two arrays, not one twice: a buffer that is donated to a training step can be given away only once.
         return LSTMState(jnp.zeros((*batch, self.hidden), dtype), jnp.zeros((*batch, self.hidden), dtype))
 
     def prepare(self, params: LSTMParams) -> LSTMOperands:
-        """U^T and W^T laid out once, outside the loops."""
+        """Lays U^T and W^T out once, outside the loops."""
         return LSTMOperands(params.U.T, params.W.T, params.W, params.b)
 
-    def with_dropout(self, operands: LSTMOperands, keep: Array) -> LSTMOperands:
-        """W (keep * s_{t-1}) in the place of W s_{t-1}."""
-        return operands._replace(keep=keep)
+    def with_dropout(self, operands: LSTMOperands, dropout_mask: Array) -> LSTMOperands:
+        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
+        return operands._replace(dropout_mask=dropout_mask)
 
     def project(self, operands: LSTMOperands, inputs: Array) -> Array:
-        """U x_t + b, [K, *batch, 4H]."""
+        """Computes U x_t + b, [K, *batch, 4H]."""
         return affine(operands.U_T, operands.b, inputs)
 
-    def advance(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> tuple[LSTMState, Any]:
-        """s_t and m_t, and for the reverse pass the one tanh that all four gates come from, [*batch, 4H]."""
-        z = scale(state.s, operands.keep) @ operands.W_T + projected  # [*batch, 4H]
+    def step_with_residuals(
+        self, operands: LSTMOperands, state: LSTMState, projected: Array
+    ) -> tuple[LSTMState, Array]:
+        """Computes s_t and m_t, and hands on the one tanh that all four gates come from, [*batch, 4H]."""
+        z = scale(state.s, operands.dropout_mask) @ operands.W_T + projected  # [*batch, 4H]
         # sigmoid(z) = (1 + tanh(z/2)) / 2: one function for all gates, one array to keep (three calls of sigmoid, one
         # of tanh and four arrays: 1.2 to 2.2 times as long for this step's elementwise part).
         t = jnp.tanh(self._halves(z.dtype) * z)
@@ -133,65 +137,67 @@ class LSTM(Cell):
         return LSTMState(o * jnp.tanh(m), m), t
 
     def step(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> LSTMState:
-        """s_t and m_t."""
-        return self.advance(operands, state, projected)[0]
+        """Computes s_t and m_t."""
+        return self.step_with_residuals(operands, state, projected)[0]
 
     def linearize(
-        self, operands: LSTMOperands, inputs: Array, previous: LSTMState, states: LSTMState, kept: Any
+        self, operands: LSTMOperands, inputs: Array, previous: LSTMState, states: LSTMState, residuals: Array
     ) -> tuple[Array, ...]:
-        """f_t and the factors of dE/dm_t and of a_t in the equations above, [K, *batch, H], H and 4H.
+        """Computes f_t and the factors of dE/dm_t and of a_t in the equations above, [K, *batch, H], H and 4H.
 
         Each gate's derivative is that of its tanh: (1 - t^2) for g, (1 - t^2)/4 = sigmoid' for the others.
         """
-        t = kept
+        t = residuals
         i, f, g, o = self._gates(t)
         tanh_m = jnp.tanh(states.m)
         slopes = (1 - t * t) * self._halves(t.dtype)
         halved = jnp.concatenate([g / 2, previous.m / 2, i, tanh_m / 2], -1)
         return f, o * (1 - tanh_m * tanh_m), slopes * halved
 
-    def step_adjoint(self, operands: LSTMOperands, adjoint: LSTMState, local: Any) -> tuple[LSTMState, Array]:
-        """delta_t, and dE/ds_{t-1} = W^T delta_t beside dE/dm_t * f_t."""
+    def step_adjoint(
+        self, operands: LSTMOperands, adjoint: LSTMState, local: tuple[Array, ...]
+    ) -> tuple[LSTMState, Array]:
+        """Computes delta_t, and dE/ds_{t-1} = W^T delta_t beside dE/dm_t * f_t."""
         f, to_memory, factors = local
         dm = adjoint.m + adjoint.s * to_memory  # [*batch, H]
         delta = jnp.concatenate([dm, dm, dm, adjoint.s], -1) * factors  # [*batch, 4H]
-        return LSTMState(scale(delta @ operands.W, operands.keep), dm * f), delta
+        return LSTMState(scale(delta @ operands.W, operands.dropout_mask), dm * f), delta
 
     def weight_grads(
         self, params: LSTMParams, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array
     ) -> LSTMParams:
-        """dE/dU, dE/dW, dE/db: sums over the segment, so one GEMM each."""
+        """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
         delta_T = columns(deltas)  # [4H, K * B]
         return LSTMParams(
             U=sum_of_outer_products(delta_T, inputs, self.inputs),
-            W=sum_of_outer_products(delta_T, scale(previous.s, operands.keep), self.hidden),
+            W=sum_of_outer_products(delta_T, scale(previous.s, operands.dropout_mask), self.hidden),
             b=sum_of(delta_T) if self.bias else None,
         )
 
     def weight_factors(self, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:
-        """The factors of the sums in `weight_grads`."""
-        pair_b: Any = (deltas, None) if self.bias else None
-        return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.keep)), pair_b)  # type: ignore[arg-type]
+        """Pairs the factors of the sums in `weight_grads`."""
+        pair_b = (deltas, None) if self.bias else None
+        return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.dropout_mask)), pair_b)
 
     def own_operands(self, operands: LSTMOperands, weight: float = 1.0) -> LSTMOperands:
-        """W with the diagonal of each gate's block only."""
+        """Keeps the diagonal of each gate's block of W only."""
         W = weight * diagonal_blocks(operands.W)
         return operands._replace(W=W, W_T=W.T)
 
-    def gates(self, kept: Any) -> dict[str, Array]:
-        """i_t, f_t and o_t."""
-        i, f, _, o = self._gates(kept)
+    def gates(self, residuals: Array) -> dict[str, Array]:
+        """Names i_t, f_t and o_t."""
+        i, f, _, o = self._gates(residuals)
         return {"input": i, "forget": f, "output": o}
 
     def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
-        """dE/dx_t = U^T delta_t, [K, *batch, D]."""
+        """Computes dE/dx_t = U^T delta_t, [K, *batch, D]."""
         return affine_input_grads(params.U, deltas)
 
     def _gates(self, t: Array) -> tuple[Array, Array, Array, Array]:
-        """i, f, g, o [..., H] of t = tanh(z/2) for i, f, o and tanh(z) for g."""
+        """Splits t into i, f, g, o [..., H]: t is tanh(z/2) for i, f, o and tanh(z) for g."""
         i, f, g, o = jnp.split(t, 4, -1)
         return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
 
-    def _halves(self, dtype: Any) -> Array:
-        """What z is multiplied by in each gate's tanh, [4H]."""
+    def _halves(self, dtype: DTypeLike) -> Array:
+        """Returns the factor of z in each gate's tanh, [4H]."""
         return jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], dtype), self.hidden)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array
 
 from jaxrnn import flow
-from jaxrnn.arguments import Array
 from jaxrnn.cells.base import Cell
 from jaxrnn.flow import Horizon, Lyapunov, Norms, Saturation
-from jaxrnn.flow.sequence import check_layer
+from jaxrnn.flow.sequence import layer_index
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.layer.bptt import StepNorms
 from jaxrnn.network.network import Network, NetworkParams
@@ -93,7 +93,7 @@ def diagnose(
     steps = np.shape(inputs)[0]
     if steps < 20:
         raise ValueError(f"inputs must have 20 steps at least, for a flow to be seen, got {steps}")
-    layer = check_layer(net, layer)
+    layer = layer_index(net, layer)
     forward = {name: value for name, value in options.items() if name != "weights"}
     terms = flow.terms(net, params, inputs, targets, **options)
     lags = min(LAGS, steps)

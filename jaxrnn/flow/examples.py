@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import Array, batch_shape
+from jaxrnn.cells.base import Params, State
 from jaxrnn.flow.products import weight_norms
-from jaxrnn.flow.sequence import backward, prepare
+from jaxrnn.flow.sequence import observe, take_back
+from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
 
 class ExampleNorms(NamedTuple):
-    """Norms of the gradients of single examples."""
+    """Holds the norms of the gradients of single examples."""
 
-    layers: tuple[Any, ...]  # for every weight of every layer, [*batch]
+    layers: tuple[Params, ...]  # for every weight of every layer, [*batch]
     total: Array  # of all of them together, [*batch]
 
 
 def per_example_gradient_norms(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    targets: Any,
-    weights: Any = None,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
+    inputs: Array,
+    targets: Array,
+    weights: Array | None = None,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
 ) -> ExampleNorms:
-    """How much each sequence of a batch adds to the gradient of the layers' weights, as a norm.
+    """Computes how much each sequence of a batch adds to the gradient of the layers' weights, as a norm.
 
         dE/dW = sum_n dE_n/dW        |dE_n/dW|^2 = sum_{t,k} (delta_t . delta_k) (s_{t-1} . s_{k-1})  of the example n
 
@@ -59,28 +61,28 @@ def per_example_gradient_norms(
     >>> norms.total.shape, norms.layers[0].W.shape
     ((2,), (2,))
     """
-    return _norms(net, params, inputs, targets, weights, state, mask, reset)
+    return _norms(net, params, Batch(inputs, targets, weights, mask, reset), state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _norms(net: Network, params: NetworkParams, *arguments: Any) -> ExampleNorms:
-    sequence, asked = prepare(net, params, *arguments)
-    batch = batch_shape(sequence.steps.inputs)
-    if not batch:
+def _norms(net: Network, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None) -> ExampleNorms:
+    observed = observe(net, params, batch, state)
+    setup = observed.setup
+    examples = setup.steps.shape[1:]
+    if not examples:
         raise ValueError("inputs must have a batch axis, [T, *batch, D] or [T, *batch], got those of one sequence")
-    deltas, _ = backward(sequence, asked)
     layers = []
-    for layer, seen, delta in zip(sequence.stack.layers, sequence.layers, deltas, strict=True):
+    for layer, seen, found in zip(setup.stack.layers, observed.layers, take_back(observed), strict=True):
         of_examples = jax.tree.map(
-            functools.partial(_examples_first, axes=len(batch)), (seen.fed, seen.previous, delta)
+            functools.partial(_examples_first, axes=len(examples)), (seen.fed, seen.previous, found.deltas)
         )
-        found = lax.map(lambda x, layer=layer: weight_norms(layer, *x), of_examples)
-        layers.append(jax.tree.map(lambda leaf: leaf.reshape(batch), found))
+        norms = lax.map(lambda x, layer=layer: weight_norms(layer, *x), of_examples)
+        layers.append(jax.tree.map(lambda leaf: leaf.reshape(examples), norms))
     total = jnp.sqrt(sum(leaf * leaf for leaf in jax.tree.leaves(layers)))
     return ExampleNorms(tuple(layers), total)
 
 
 def _examples_first(leaf: Array, axes: int) -> Array:
-    """[T, *batch, ...] as [N, T, 1, ...]."""
+    """Reshapes [T, *batch, ...] to [N, T, 1, ...]."""
     leaf = leaf.reshape(leaf.shape[0], -1, *leaf.shape[1 + axes :])
     return jnp.moveaxis(leaf, 1, 0)[:, :, None]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array, as_array
+from jaxrnn.arguments import as_array
 
 
 class Horizon(NamedTuple):

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, PRNGKey
 from jax import lax
 from jax.scipy.special import logsumexp
 
-from jaxrnn.arguments import Array, check_positive
-from jaxrnn.cells.base import State
-from jaxrnn.flow.sequence import Sequence, check_layer, forward
+from jaxrnn.arguments import check_positive
+from jaxrnn.cells.base import Local, State
+from jaxrnn.flow.sequence import Observed, layer_index, observe
 from jaxrnn.layer.associative import flatten, unflatten
-from jaxrnn.layer.masking import Breaks, enter_adjoint, leave
+from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step
+from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
 
 class Norms(NamedTuple):
-    """Norms of ds_t/ds_{t-i} by lag i, estimated."""
+    """Holds estimated norms of ds_t/ds_{t-i} by lag i."""
 
     log: Array  # natural logarithm of the root mean square of the singular values, [L + 1]
     error: Array  # its standard error, over probes and batch, [L + 1]
@@ -28,15 +30,15 @@ class Norms(NamedTuple):
 def jacobians(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
+    inputs: Array,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
     *,
     layer: int = -1,
     lags: int | None = None,
 ) -> Array:
-    """Singular values of ds_T/ds_{T-i}, the products of i Jacobians, for the lags i = 0 .. L.
+    """Computes the singular values of ds_T/ds_{T-i}, the products of i Jacobians, for the lags i = 0 .. L.
 
         ds_t/ds_k = prod_{j=k+1..t} ds_j/ds_{j-1}        Elman: diag(1 - s_j^2) W
 
@@ -66,40 +68,47 @@ def jacobians(
     >>> bool(jnp.allclose(values, 1, atol=1e-5))
     True
     """
-    return _jacobians(net, layer, lags, params, inputs, state, mask, reset)
+    return _jacobians(net, layer, lags, params, Batch(inputs, mask=mask, reset=reset), state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _jacobians(net: Network, layer: int, lags: int | None, params: NetworkParams, *arguments: Any) -> Array:
-    sequence = forward(net, params, *arguments)
-    layer, L = check_layer(net, layer), _lags(sequence, lags)
-    numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
+def _jacobians(
+    net: Network,
+    layer: int,
+    lags: int | None,
+    params: NetworkParams,
+    batch: Batch,
+    state: tuple[State, ...] | None,
+) -> Array:
+    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
+    L = _lags(observed, lags)
+    numbers = flatten(observed.setup.state[layer])  # [*batch, n]
     n = numbers.shape[-1]
     rows = jnp.broadcast_to(jnp.eye(n, dtype=numbers.dtype)[:, None], (n, numbers.size // n, n))
     rows = rows.reshape(n, *numbers.shape)
 
-    def step(rows: Array, x: Any) -> tuple[Array, Array]:
-        rows = jax.vmap(lambda row: _back(sequence, layer, row, x))(rows)
-        return rows, _singular_values(jnp.moveaxis(rows, 0, -2))
+    def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
+        rows = jax.vmap(lambda row: _back(observed, layer, row, x))(rows)
+        return rows, jnp.linalg.svd(jnp.moveaxis(rows, 0, -2), compute_uv=False)
 
-    _, values = lax.scan(step, rows, _last(sequence, layer, L), reverse=True)
+    _, values = lax.scan(step, rows, _last(observed, layer, L), reverse=True)
     return jnp.concatenate([jnp.ones_like(values[:1]), values[::-1]])
 
 
 def jacobian_norms(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
+    inputs: Array,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
     *,
-    key: Array,
+    key: PRNGKey,
     layer: int = -1,
     lags: int | None = None,
     probes: int = 32,
 ) -> Norms:
-    """The root mean square singular value of ds_T/ds_{T-i} by lag, from random probes.
+    """Estimates the root mean square singular value of ds_T/ds_{T-i} by lag, from random probes.
 
         |P|_F^2 = E |v P|^2 for v with independent standard normal entries        sqrt(|P|_F^2 / n)
 
@@ -130,21 +139,27 @@ def jacobian_norms(
     check_positive("probes", probes)
     if probes < 2:
         raise ValueError(f"probes must be two at least, to have an error, got {probes}")
-    return _jacobian_norms(net, layer, lags, probes, key, params, inputs, state, mask, reset)
+    return _jacobian_norms(net, (layer, lags, probes), key, params, Batch(inputs, mask=mask, reset=reset), state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _jacobian_norms(
-    net: Network, layer: int, lags: int | None, probes: int, key: Array, params: NetworkParams, *arguments: Any
+    net: Network,
+    choices: tuple[int, int | None, int],
+    key: PRNGKey,
+    params: NetworkParams,
+    batch: Batch,
+    state: tuple[State, ...] | None,
 ) -> Norms:
-    sequence = forward(net, params, *arguments)
-    layer, L = check_layer(net, layer), _lags(sequence, lags)
-    numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
+    layer, lags, probes = choices
+    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
+    L = _lags(observed, lags)
+    numbers = flatten(observed.setup.state[layer])  # [*batch, n]
     v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
 
-    def step(carry: tuple[Array, Array], x: Any) -> tuple[tuple[Array, Array], Array]:
+    def step(carry: tuple[Array, Array], x: tuple[Local, Flags]) -> tuple[tuple[Array, Array], Array]:
         v, logs = carry
-        v = jax.vmap(lambda row: _back(sequence, layer, row, x))(v)
+        v = jax.vmap(lambda row: _back(observed, layer, row, x))(v)
         size = jnp.linalg.norm(v, axis=-1, keepdims=True)
         # A reset leaves zero for ever: its logarithm is -inf, and must not become NaN by being divided.
         v = v / jnp.where(size > 0, size, 1)
@@ -153,13 +168,13 @@ def _jacobian_norms(
 
     size = jnp.linalg.norm(v, axis=-1, keepdims=True)
     first = jnp.log(size[..., 0])
-    _, logs = lax.scan(step, (v / size, first), _last(sequence, layer, L), reverse=True)
+    _, logs = lax.scan(step, (v / size, first), _last(observed, layer, L), reverse=True)
     logs = 2 * jnp.concatenate([first[None], logs[::-1]]).reshape(L + 1, -1)  # of |v P|^2, [L + 1, probes * batch]
     return _estimate(logs, numbers.shape[-1])
 
 
 def _estimate(logs: Array, n: int) -> Norms:
-    """From logarithms of squares [L + 1, N] that of the root of their mean over n, and its standard error."""
+    """Computes from logarithms of squares [L + 1, N] that of the root of their mean over n, and its error."""
     N = logs.shape[-1]
     mean = logsumexp(logs, axis=-1) - jnp.log(N)
     ratio = jnp.exp(logs - jnp.where(jnp.isfinite(mean), mean, 0)[:, None])  # of each square to their mean
@@ -167,25 +182,19 @@ def _estimate(logs: Array, n: int) -> Norms:
     return Norms(0.5 * (mean - jnp.log(n)), error)
 
 
-def _back(sequence: Sequence, layer: int, row: Array, x: tuple[Any, Breaks]) -> Array:
-    """One adjoint [*batch, n] through one step: v ds_t/ds_{t-1}."""
-    local, breaks = x
-    unrolled = sequence.stack.layers[layer]
-    after: State = unflatten(row, sequence.adjoints[layer].state)
-    before, _ = unrolled.cell.step_adjoint(unrolled.operands, after, local)
-    return flatten(enter_adjoint(breaks, leave(breaks, after, before), sequence.adjoints[layer].initial).state)
+def _back(observed: Observed, layer: int, row: Array, x: tuple[Local, Flags]) -> Array:
+    """Takes one adjoint [*batch, n] back through one step: v ds_t/ds_{t-1}."""
+    local, flags = x
+    adjoint = Adjoint(unflatten(row, observed.setup.state[layer]), None)
+    return flatten(adjoint_step(observed.setup.stack.layers[layer], adjoint, None, local, flags)[0].state)
 
 
-def _singular_values(matrices: Array) -> Array:
-    return jnp.linalg.svd(matrices, compute_uv=False)
+def _last(observed: Observed, layer: int, lags: int) -> tuple[Local, Flags]:
+    return jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
 
 
-def _last(sequence: Sequence, layer: int, lags: int) -> tuple[Any, Breaks]:
-    return jax.tree.map(lambda leaf: leaf[-lags:], (sequence.layers[layer].local, sequence.steps.breaks))
-
-
-def _lags(sequence: Sequence, lags: int | None) -> int:
-    steps = sequence.steps.inputs.shape[0]
+def _lags(observed: Observed, lags: int | None) -> int:
+    steps = observed.setup.steps.shape[0]
     if lags is None:
         return steps
     check_positive("lags", lags)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree
 from jax import lax
 
-from jaxrnn.arguments import Array, check_positive
-from jaxrnn.flow.sequence import Sequence, check_layer, forward
+from jaxrnn.arguments import check_positive
+from jaxrnn.cells.base import State
+from jaxrnn.flow.sequence import Observed, layer_index, observe
 from jaxrnn.layer.associative import flatten, unflatten
+from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
 
 class Lyapunov(NamedTuple):
-    """Exponents in nats per step, largest first, and what is known of their error."""
+    """Holds exponents in nats per step, largest first, and what is known of their error."""
 
     exponents: Array  # [m]
     error: Array  # standard error of the mean over segments and batch, [m]
@@ -26,8 +29,8 @@ class Lyapunov(NamedTuple):
 def lyapunov_exponents(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    state: Any = None,
+    inputs: Array,
+    state: tuple[State, ...] | None = None,
     *,
     layer: int = -1,
     count: int | None = None,
@@ -35,7 +38,7 @@ def lyapunov_exponents(
     every: int = 1,
     segments: int = 10,
 ) -> Lyapunov:
-    """The Lyapunov exponents of a network driven by its inputs, by the QR method.
+    """Computes the Lyapunov exponents of a network driven by its inputs, by the QR method.
 
         Q_t R_t = J_t Q_{t-1}        J_t = ds_t/ds_{t-1}        lambda_i = mean_t log |R_t[i, i]|
 
@@ -73,24 +76,20 @@ def lyapunov_exponents(
         check_positive(name, value)
     if segments < 2:
         raise ValueError(f"segments must be two at least, to have an error, got {segments}")
-    return _exponents(net, layer, count, skip, every, segments, params, inputs, state)
+    return _exponents(net, (layer, count, skip, every, segments), params, Batch(inputs), state)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _exponents(
     net: Network,
-    layer: int,
-    count: int | None,
-    skip: int | None,
-    every: int,
-    segments: int,
+    choices: tuple[int, int | None, int | None, int, int],
     params: NetworkParams,
-    *arguments: Any,
+    batch: Batch,
+    state: tuple[State, ...] | None,
 ) -> Lyapunov:
-    sequence = forward(net, params, *arguments)
-    layer = check_layer(net, layer)
-    numbers = flatten(sequence.adjoints[layer].state)  # [*batch, n]
-    n, T = numbers.shape[-1], sequence.steps.inputs.shape[0]
+    layer, count, skip, every, segments = choices
+    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
+    n, T = flatten(observed.setup.state[layer]).shape[-1], observed.setup.steps.shape[0]
     m = n if count is None else count
     if not 1 <= m <= n:
         raise ValueError(f"count must lie in 1 .. {n}, the numbers of a state, got {count}")
@@ -102,27 +101,27 @@ def _exponents(
             f"each of {segments} segments"
         )
     steps = segments * parts * every
-    logs = _logs(sequence, layer, m, every, T - steps)[-segments * parts :]  # [segments * parts, *batch, m]
+    logs = _logs(observed, layer, m, every, T - steps)[-segments * parts :]  # [segments * parts, *batch, m]
     means = logs.reshape(segments, parts, -1, m).mean(1).reshape(-1, m) / every
     order = jnp.argsort(-means.mean(0))
     means = means[:, order]
     return Lyapunov(means.mean(0), means.std(0, ddof=1) / math.sqrt(means.shape[0]))
 
 
-def _logs(sequence: Sequence, layer: int, m: int, every: int, settling: int) -> Array:
-    """log |R[i, i]| of every factorization, [count, *batch, m], the first `settling` steps left out."""
-    unrolled, seen = sequence.stack.layers[layer], sequence.layers[layer]
-    like = sequence.adjoints[layer].state
+def _logs(observed: Observed, layer: int, m: int, every: int, settling: int) -> Array:
+    """Computes log |R[i, i]| of every factorization, [count, *batch, m], the first `settling` steps left out."""
+    prepared, seen = observed.setup.stack.layers[layer], observed.layers[layer]
+    like = observed.setup.state[layer]
     numbers = flatten(like)
     batch, n = numbers.shape[:-1], numbers.shape[-1]
-    projected = unrolled.cell.project(unrolled.operands, seen.fed)
+    projected = prepared.cell.project(prepared.operands, seen.fed)
 
-    def ahead(columns: Array, x: tuple[Any, Any]) -> tuple[Array, None]:
-        """J_t times each of the columns [m, *batch, n]."""
+    def ahead(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, None]:
+        """Multiplies J_t with each of the columns [m, *batch, n]."""
         previous, projected = x
 
         def step(state: Array) -> Array:
-            return flatten(unrolled.cell.step(unrolled.operands, unflatten(state, like), projected))
+            return flatten(prepared.cell.step(prepared.operands, unflatten(state, like), projected))
 
         push = jax.linearize(step, flatten(previous))[1]
         return jax.vmap(push)(columns), None
@@ -131,7 +130,7 @@ def _logs(sequence: Sequence, layer: int, m: int, every: int, settling: int) -> 
         Q, R = jnp.linalg.qr(jnp.moveaxis(columns, 0, -1))  # [*batch, n, m], [*batch, m, m]
         return jnp.moveaxis(Q, -1, 0), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
 
-    def several(columns: Array, x: Any) -> tuple[Array, Array]:
+    def several(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, Array]:
         return factorize(lax.scan(ahead, columns, x)[0])
 
     start = jax.random.normal(jax.random.key(0), (m, *batch, n), numbers.dtype)

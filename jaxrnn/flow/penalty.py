@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array
-from jaxrnn.flow.sequence import backward, prepare
+from jaxrnn.cells.base import State
+from jaxrnn.flow.sequence import observe, take_back
 from jaxrnn.layer.penalty import omega
+from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
 
 def vanishing_penalty(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    targets: Any,
-    weights: Any = None,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
+    inputs: Array,
+    targets: Array,
+    weights: Array | None = None,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
 ) -> tuple[Array, ...]:
-    """Omega of every layer: zero where the gradient's norm stays as it is from step to step.
+    """Computes Omega of every layer: zero where the gradient's norm stays as it is from step to step.
 
         Omega = mean_t (|dE/ds_t ds_t/ds_{t-1}| / |dE/ds_t| - 1)^2
 
@@ -46,14 +47,13 @@ def vanishing_penalty(
     >>> 0 < float(found) < 1
     True
     """
-    return _penalty(net, params, inputs, targets, weights, state, mask, reset)
+    return _penalty(net, params, Batch(inputs, targets, weights, mask, reset), state)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _penalty(net: Network, params: NetworkParams, *arguments: Any) -> tuple[Array, ...]:
-    sequence, asked = prepare(net, params, *arguments)
-    mask = sequence.steps.breaks.mask
+def _penalty(net: Network, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None) -> tuple[Array, ...]:
+    observed = observe(net, params, batch, state)
+    mask = observed.setup.steps.flags.mask
     count = None if mask is None else jnp.maximum(jnp.sum(mask), 1)
-    _, through = backward(sequence, asked)
-    sums = [omega(layer.after, layer.before, mask)[0] for layer in through]
+    sums = [omega(found.step_adjoints.after, found.step_adjoints.before, mask)[0] for found in take_back(observed)]
     return tuple(jnp.sum(each) / (each.size if count is None else count) for each in sums)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree
 
-from jaxrnn.arguments import Array, is_integer
-from jaxrnn.layer.bptt import Unrolled
+from jaxrnn.arguments import is_integer
+from jaxrnn.cells.base import Deltas, Params, State
+from jaxrnn.layer.prepared import PreparedCell
 
 
-def weight_norms(layer: Unrolled, fed: Array, previous: Any, deltas: Any) -> Any:
-    """For each weight of a layer |sum delta x^T| over all steps and examples given: a pytree like its parameters.
+def weight_norms(layer: PreparedCell, fed: Array, previous: State, deltas: Deltas) -> Params:
+    """Computes |sum delta x^T| over all steps and examples given, for each weight: a pytree like the parameters.
 
         |sum_n delta_n x_n^T|^2 = sum_{n,m} (delta_n . delta_m) (x_n . x_m)
 
@@ -28,8 +28,8 @@ def weight_norms(layer: Unrolled, fed: Array, previous: Any, deltas: Any) -> Any
     return type(layer.params)(*(pair and _norm_of_sum(*pair) for pair in factors))
 
 
-def norm(tree: Any) -> Array:
-    """The Euclidean norm of all numbers of a pytree."""
+def norm(tree: ArrayTree) -> Array:
+    """Computes the Euclidean norm of all numbers of a pytree."""
     return jnp.sqrt(sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)))
 
 

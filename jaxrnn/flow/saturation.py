@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array
+from jaxrnn.cells.base import State, hidden_of
 from jaxrnn.cells.elman import Elman
-from jaxrnn.flow.sequence import forward
+from jaxrnn.flow.sequence import observe
+from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
 
 class Saturation(NamedTuple):
-    """Shares of one layer's units over all unmasked steps, between 0 and 1."""
+    """Holds shares of one layer's units over all unmasked steps, between 0 and 1."""
 
     units: Array  # with |s_t| beyond the threshold; of a relu, at zero
     gates: dict[str, tuple[Array, Array]]  # by name: the share shut, the share open
@@ -24,14 +26,14 @@ class Saturation(NamedTuple):
 def saturation(
     net: Network,
     params: NetworkParams,
-    inputs: Any,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
+    inputs: Array,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
     *,
     threshold: float = 0.99,
 ) -> tuple[Saturation, ...]:
-    """The share of units with |s_t| > 0.99, and of gates below 0.01 or above 0.99.
+    """Computes the share of units with |s_t| > 0.99, and of gates below 0.01 or above 0.99.
 
     Through a saturated tanh the gradient is multiplied by 1 - s_t^2 < 0.02, through a relu at zero by zero; a shut gate
     lets nothing through, and an open forget gate, or update gate of a GRU, all of it.
@@ -55,26 +57,28 @@ def saturation(
     """
     if not 0.5 < threshold < 1:
         raise ValueError(f"threshold must lie between 0.5 and 1, got {threshold}")
-    return _saturation(net, threshold, params, inputs, state, mask, reset)
+    return _saturation(net, threshold, params, Batch(inputs, mask=mask, reset=reset), state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _saturation(net: Network, threshold: float, params: NetworkParams, *arguments: Any) -> tuple[Saturation, ...]:
-    sequence = forward(net, params, *arguments)
-    mask = sequence.steps.breaks.mask
+def _saturation(
+    net: Network, threshold: float, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None
+) -> tuple[Saturation, ...]:
+    observed = observe(net, params, batch, state)
+    mask = observed.setup.steps.flags.mask
 
     def share(flags: Array) -> Array:
         there = jnp.ones(flags.shape[:-1], bool) if mask is None else mask
         return jnp.sum(flags & there[..., None]) / jnp.maximum(jnp.sum(there) * flags.shape[-1], 1)
 
     found = []
-    for cell, trace in zip(net.layers, sequence.traces, strict=True):
-        hidden = jax.tree.leaves(trace.states)[0]
+    for cell, residuals in zip(net.layers, observed.residuals, strict=True):
+        hidden = hidden_of(residuals.states)
         relu = isinstance(cell, Elman) and cell.activation == "relu"
         units = share(hidden == 0 if relu else jnp.abs(hidden) > threshold)
         gates = {
             name: (share(gate < 1 - threshold), share(gate > threshold))
-            for name, gate in cell.gates(trace.kept).items()  # type: ignore[union-attr]
+            for name, gate in cell.gates(residuals.of_steps).items()  # type: ignore[union-attr]
         }
         found.append(Saturation(units, gates))
     return tuple(found)

@@ -1,118 +1,78 @@
-"""A whole sequence forward, with all that its reverse pass would see: what every view of the gradient begins with."""
+"""A whole sequence forward, with all that its reverse pass sees: what every view of the gradient begins with."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array
-from jaxrnn.cells.base import State
-from jaxrnn.layer.bptt import Through, reverse_steps
-from jaxrnn.layer.masking import Adjoint
-from jaxrnn.layer.scan import Trace
-from jaxrnn.network.network import Network, NetworkParams, check_run, last_hidden, starts
-from jaxrnn.network.passes import Linearized, Loss, Stack, Steps
-from jaxrnn.network.readout import ReadoutParams
+from jaxrnn.cells.base import Local, State
+from jaxrnn.layer.bptt import Reversed, linearize_segment
+from jaxrnn.layer.prepared import ScanOptions
+from jaxrnn.layer.scan import Residuals
+from jaxrnn.network.batch import Batch
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.passes import backward, forward, hidden_states, inputs_of
+from jaxrnn.network.setup import Setup, Sums, set_up
 
 
-class Sequence(NamedTuple):
-    """A network's forward pass over all T steps, linearized."""
+class Linearized(NamedTuple):
+    """Holds what the reverse pass sees of one layer, of all steps."""
 
-    stack: Stack
-    steps: Steps
-    traces: tuple[Trace, ...]
+    fed: Array  # [T, *batch, D]
+    previous: State  # s_{t-1}, [T, *batch, H]
+    local: Local
+
+
+class Observed(NamedTuple):
+    """Holds a network's forward pass over all T steps, and what its loss asks."""
+
+    setup: Setup
+    residuals: tuple[Residuals, ...]
     layers: tuple[Linearized, ...]
-    final: tuple[State, ...]
-    adjoints: tuple[Adjoint, ...]  # zero, one per layer
-    to_learned: Callable[..., Any]  # from dE/ds_0 of every layer to the gradient of a learned initial state
-
-    def weight_grads(self, deltas: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Per layer the sums of delta_t x_t^T."""
-        parts = zip(self.stack.layers, self.layers, deltas, strict=True)
-        return tuple(
-            layer.cell.weight_grads(layer.params, layer.operands, seen.fed, seen.previous, delta)
-            for layer, seen, delta in parts
-        )
+    sums: Sums  # with what the loss asks of the last states, where the last step alone has one
+    g: Array | None  # what the loss asks of every hidden state, [T, *batch, H]; None where it asks nothing
 
 
-class Asked(NamedTuple):
-    """What the loss asks of the hidden states."""
-
-    E: Array
-    readout: ReadoutParams  # gradients
-    g: Array | None  # [T, *batch, H]; None where only the last step has a loss
-    adjoints: tuple[Adjoint, ...]  # what is asked of the final states
-
-
-def forward(
-    net: Network, params: NetworkParams, inputs: Any, state: Any = None, mask: Any = None, reset: Any = None
-) -> Sequence:
-    """The forward pass of checked arguments; dropout leaves nothing out.
+def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None) -> Observed:
+    """Takes the forward pass of a network without dropout, and its loss, if the batch has targets.
 
     Raises:
         TypeError: net is not a Network; arguments of the wrong kind.
         ValueError: a network with bidirectional layers, whose states depend on both ends; shapes that do not fit.
     """
-    return prepare(net, params, inputs, None, None, state, mask, reset)[0]
+    if not isinstance(net, Network):
+        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
+    if net.bidirectional:
+        raise ValueError("net must not have bidirectional layers: there, blame runs from both ends of a sequence")
+    setup = set_up(net, params, batch, state=state, options=ScanOptions(return_adjoints=True))
+    final, residuals = forward(setup.stack, "none", setup.state, setup.steps)
+    *fed, top = inputs_of(setup.stack, setup.steps, list(map(hidden_states, setup.stack.layers, residuals)))
+    layers = []
+    for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True):
+        layers.append(Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept)))
+    sums, g = setup.ask_last(final, setup.zeros), None
+    if setup.steps.loss is not None:
+        E, g, readout = setup.loss.backward(top, setup.steps.loss)
+        sums = sums._replace(E=E, grads=sums.grads._replace(readout=readout))
+    return Observed(setup, residuals, tuple(layers), sums, g)
 
 
-def check_layer(net: Network, layer: int) -> int:
-    """The layer counted from 0; raise unless it is there."""
+def take_back(observed: Observed) -> tuple[Reversed, ...]:
+    """Takes all layers back through all steps at once: delta_t of every layer, and what was carried."""
+    setup = observed.setup
+    return backward(setup.stack, observed.sums.adjoints, setup.steps, observed.residuals, observed.g)[0]
+
+
+def layer_index(net: Network, layer: int) -> int:
+    """Returns the number of a layer counted from 0; raises unless it is there."""
     count = len(net.layers)
     if not -count <= layer < count:
         raise ValueError(f"layer must be one of the {count} layers, got {layer}")
     return layer % count
 
 
-def prepare(
-    net: Network,
-    params: NetworkParams,
-    inputs: Any,
-    targets: Any,
-    weights: Any = None,
-    state: Any = None,
-    mask: Any = None,
-    reset: Any = None,
-) -> tuple[Sequence, Asked]:
-    """The forward pass and what its loss asks; without targets nothing is asked."""
-    if not isinstance(net, Network):
-        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
-    if net.bidirectional:
-        raise ValueError("net must not have bidirectional layers: there, blame runs from both ends of a sequence")
-    run = check_run(net, params, inputs, state, mask, reset, None, None)
-    loss = None if targets is None else Loss(net, params, run, targets, weights)
-    (before, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
-    stack = Stack(net, params, run, initial, loss)
-    steps = Steps(run.inputs, run.breaks, run.kept.between)
-    final, traces = stack.forward(before, steps)
-    adjoints = tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(before, initial, strict=True))
-    sequence = Sequence(stack, steps, traces, stack.linearize(steps, traces), final, adjoints, to_learned)
-    return sequence, _ask(sequence, loss)
-
-
-def backward(sequence: Sequence, asked: Asked) -> tuple[tuple[Any, ...], tuple[Through, ...]]:
-    """delta_t of every layer, [T, *batch, ...], and what was carried, by one reverse scan of each from the top."""
-    stack, steps, g = sequence.stack, sequence.steps, asked.g
-    deltas: list[Any] = [None] * len(stack.layers)
-    carried = list(deltas)
-    for i in reversed(range(len(stack.layers))):
-        layer, (fed, previous, local) = stack.layers[i], sequence.layers[i]
-        _, deltas[i], carried[i] = reverse_steps(layer, steps.breaks, g, local, asked.adjoints[i], carried=True)
-        dx = layer.cell.input_grads(layer.params, fed, previous, deltas[i]) if i > 0 else None
-        g = stack.hand_down(i, g, dx, steps)
-    return tuple(deltas), tuple(carried)
-
-
-def _ask(sequence: Sequence, loss: Loss | None) -> Any:
-    if loss is None:
-        return None
-    stack, adjoints = sequence.stack, sequence.adjoints
-    if stack.net.last_step:
-        E, g, readout = loss.backward(last_hidden(stack.net, sequence.final), *loss.steps)
-        return Asked(E, readout, None, stack.ask_last(adjoints, g))
-    E, g, readout = loss.backward(stack.fed(sequence.steps, sequence.traces)[-1], *loss.steps)
-    return Asked(E, readout, g, adjoints)
+def every_step(tree: Any) -> Any:
+    """Cuts a pytree of [T, ...] into T segments of one step, [T, 1, ...]."""
+    return jax.tree.map(lambda leaf: leaf[:, None], tree)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array
 
-from jaxrnn.arguments import Array, cast, check_choice, check_positive
+from jaxrnn.arguments import cast, check_choice, check_positive
 from jaxrnn.gradients import online
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.losses import softmax_cross_entropy

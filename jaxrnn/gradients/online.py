@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from jaxrnn.arguments import Array, accumulation_dtype, cast, cast_like, check_choice, check_like
+from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.gradients.value_and_grad import value_and_grad as bptt
 from jaxrnn.layer.associative import WARN_BYTES, flatten, unflatten
-from jaxrnn.layer.masking import enter
+from jaxrnn.layer.masking import enter, leave
 from jaxrnn.layer.scan import check_state
-from jaxrnn.network.network import Network, NetworkParams, as_read, check_run, starts
-from jaxrnn.network.passes import Loss
+from jaxrnn.network.batch import Batch, Steps, read
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.setup import set_up
 
 METHODS = ("rtrl", "snap1", "rflo")
 
@@ -96,31 +98,27 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
         mask: Any = None,
         reset: Any = None,
     ) -> tuple[Any, NetworkParams]:
-        run = check_run(net, params, inputs, None, mask, reset, None, None)
-        loss = Loss(net, params, run, targets, weights)
-        (state,), (initial,) = starts(net, run, None)
-        influence = _METHODS[method](cell, cast(params.layers[0], run.dtype), state)
+        batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
+        setup = set_up(net, params, batch)
+        (layer,), (state,) = setup.stack.layers, setup.state
+        influence = _METHODS[method](cell, layer.params, state)
         state, start = (state, influence.nothing()) if carry is None else _check_carry(cell, carry, state, influence)
 
-        def step(now: tuple, x: tuple) -> tuple[tuple, None]:
-            state, kept, (E, layer, readout) = now
-            inputs, breaks, of_loss = x
-            inputs = as_read(inputs, breaks.mask, run.dtype)
-            before = enter(breaks, initial, state)
-            if breaks.reset is not None:  # no weight has had any influence on the initial state
-                kept = _where(breaks.reset, jax.tree.map(jnp.zeros_like, kept), kept)
-            after, moved = influence.ahead(before, inputs, kept)
-            if breaks.mask is not None:
-                after, moved = _where(breaks.mask, (after, moved), (before, kept))
-            E_t, g, of_readout = loss.backward(hidden_of(after), *of_loss)
-            sums = jax.tree.map(jnp.add, (E, layer, readout), (E_t, influence.gradient(g, moved), of_readout))
-            return (after, moved, sums), None
+        def step(now: tuple, steps: Steps) -> tuple[tuple, None]:
+            state, reached, sums = now
+            x, flags = read(steps.inputs, steps.flags.mask, setup.call.dtype), steps.flags
+            before = enter(flags, layer.initial, state)
+            reached = enter(flags, influence.nothing(), reached)  # no weight had any influence on the initial state
+            after, moved = influence.ahead(before, x, reached)
+            after, moved = leave(flags, (before, reached), (after, moved))
+            assert steps.loss is not None
+            E, g, readout = setup.loss.backward(hidden_of(after), steps.loss)
+            return (after, moved, jax.tree.map(jnp.add, sums, (E, influence.gradient(g, moved), readout))), None
 
-        E, readout = loss.zeros()
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), params.layers[0])
-        xs = run.inputs, run.breaks, loss.steps
-        (state, kept, (E, layer, readout)), _ = lax.scan(step, (state, start, (E, zeros, readout)), xs)
-        return (E, Carry(state, kept)), cast_like(NetworkParams((layer,), readout), params)
+        E, zeros, _ = setup.zeros
+        now = state, start, (E, zeros.layers[0], zeros.readout)
+        (state, reached, (E, grads, readout)), _ = lax.scan(step, now, setup.steps)
+        return (E, Carry(state, reached)), cast_like(NetworkParams((grads,), readout), params)
 
     return loss_and_gradient
 
@@ -220,8 +218,8 @@ class _Own:
     def _local(self, params: Params, before: State, x: Array) -> Any:
         """What `step_adjoint` needs of one step of one sequence."""
         operands = self.cell.prepare(params)
-        after, kept = self.cell.advance(operands, before, self.cell.project(operands, x[None])[0])
-        several = jax.tree.map(lambda leaf: leaf[None], (before, after, kept))
+        after, residuals = self.cell.step_with_residuals(operands, before, self.cell.project(operands, x[None])[0])
+        several = jax.tree.map(lambda leaf: leaf[None], (before, after, residuals))
         local = self.cell.linearize(operands, x[None], *several)
         return jax.tree.map(lambda leaf: leaf[0], local)
 
@@ -247,21 +245,12 @@ def _step(cell: Cell, params: Params, state: State, x: Array) -> State:
     return cell.step(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x[None])))
 
 
-def _where(flags: Array, chosen: Any, otherwise: Any) -> Any:
-    """Leaves [*batch, ...] chosen by flags [*batch]."""
-
-    def choose(x: Array, y: Array) -> Array:
-        return jnp.where(flags.reshape(*flags.shape, *(1,) * (y.ndim - flags.ndim)), x, y)
-
-    return jax.tree.map(choose, chosen, otherwise)
-
-
 def _check_carry(cell: Cell, carry: Any, start: State, influence: Any) -> tuple[State, Any]:
     """State and influence to go on from, in the dtype that is computed in."""
     if not isinstance(carry, Carry):
         raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
     hidden = hidden_of(start)
-    state = check_state(cell, carry.state, None, hidden.shape[:-1], hidden.dtype, "carry.state")
+    state = check_state(cell, carry.state, hidden.shape[:-1], hidden.dtype, "carry.state")
     expected = jax.eval_shape(influence.nothing)
     cause = "the carry must be one of this network, method and batch"
     check_like("carry.influence", carry.influence, expected, cause)
@@ -292,8 +281,8 @@ class Comparison(NamedTuple):
     by_weight: dict[str, tuple[float, float]]  # the same for each weight, those of the readout included
 
 
-class Report(NamedTuple):
-    """Every method against BPTT; printed, it is a table."""
+class Comparisons(NamedTuple):
+    """Compares every method with BPTT; printed, it is a table."""
 
     methods: dict[str, Comparison]
 
@@ -306,7 +295,7 @@ class Report(NamedTuple):
         return "\n".join([*rows, "cosine with the gradient of BPTT, and norm against its norm"])
 
 
-def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **options: Any) -> Report:
+def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **options: Any) -> Comparisons:
     """How far each method's gradient is from that of BPTT, on one batch.
 
         cosine = <a, b> / (|a| |b|)        ratio = |a| / |b|        a: the method's gradient, b: that of BPTT
@@ -318,7 +307,7 @@ def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **op
         options: weights, mask and reset.
 
     Returns:
-        A `Report`, which prints as a table. A gradient of zero has a cosine of 0.
+        `Comparisons`, which print as a table. A gradient of zero has a cosine of 0.
 
     Raises:
         TypeError, ValueError: as for `value_and_grad`.
@@ -339,7 +328,7 @@ def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **op
             leaves = zip(jax.tree.leaves_with_path(part), jax.tree.leaves(true_part), strict=True)
             by_weight |= {jax.tree_util.keystr(path).lstrip("."): _angle(mine, true) for (path, mine), true in leaves}
         found[method] = Comparison(*_angle(*(ravel_pytree(part.layers)[0] for part in (grads, truth))), by_weight)
-    return Report(found)
+    return Comparisons(found)
 
 
 def _angle(mine: Any, true: Any) -> tuple[float, float]:

@@ -1,35 +1,46 @@
-"""How a gradient is to be computed: what is kept, in segments of which lengths, and what memory that takes."""
+"""How a gradient is to be computed: where time and layers are cut, what is kept, and what memory that takes."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, check_inputs, check_positive, dtype_to_compute_in, is_integer
-from jaxrnn.gradients.truncation import Carried, Tail, Truncation, Window, check_truncation
-from jaxrnn.layer.bptt import check_recompute
+from jaxrnn.arguments import batch_shape, is_integer
+from jaxrnn.cells.base import Cell
 from jaxrnn.layer.memory import StepBytes, layer_bytes, nbytes
-from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, check_segment, nearby_divisor, segment_length
-from jaxrnn.network.network import Network
+from jaxrnn.layer.prepared import Recompute
+from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, nearby_divisor, segment_length
+from jaxrnn.network.network import Network, network_shapes
 
 # Measured over 90 networks: what XLA takes is 0.7 to 1.03 of a plan's total.
 MARGIN = 1.05
 LEVELS = 6  # of segments within segments: enough for T = 10^12 to fit where a hundred states do
 
 
+class Group(NamedTuple):
+    """Layers that are taken together through one segment of time after the other, before the next group is."""
+
+    first: int  # the number of the lowest layer
+    last: int  # one more than that of the highest; of readout and loss alone it equals `first`
+    lengths: tuple[int, ...]  # of the segments, outermost first: more than one where segments are cut in turn
+    recompute: Recompute
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory.
+    """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory.
 
     Fields:
-        steps: T.
-        recompute: False, "gates" or True, see `jaxrnn.value_and_grad`.
-        lengths: of the segments, outermost first: more than one where segments are cut in turn.
+        steps: T, or as many of its steps as are held at a time.
+        recompute: "none", "gates" or "states", see `jaxrnn.value_and_grad`.
+        groups: of layers, bottom first; the last of them takes readout and loss along.
         state_bytes: what is kept from the forward pass: states (and gates), or those at the edges of segments.
         segment_bytes: what the steps of one segment occupy on their way back, and the inputs of those around it.
         weight_bytes: gradients, and the weights as the loops multiply them.
@@ -39,8 +50,8 @@ class Plan:
     """
 
     steps: int
-    recompute: bool | str
-    lengths: tuple[int, ...]
+    recompute: Recompute
+    groups: tuple[Group, ...]
     state_bytes: int
     segment_bytes: int
     weight_bytes: int
@@ -49,12 +60,17 @@ class Plan:
     extra_forward: int
 
     @property
+    def lengths(self) -> tuple[int, ...]:
+        """Returns the lengths of the segments of the top group, outermost first."""
+        return self.groups[-1].lengths
+
+    @property
     def total_bytes(self) -> int:
-        """All of them."""
+        """Adds all bytes up."""
         return self.state_bytes + self.segment_bytes + self.weight_bytes + self.sequence_bytes
 
     def __str__(self) -> str:
-        mode = {False: "states and gates kept", "gates": "states kept", True: "edges of segments kept"}
+        mode = {"none": "states and gates kept", "gates": "states kept", "states": "edges of segments kept"}
         rows = [
             ("mode", mode[self.recompute]),
             ("segments", " of ".join(f"{length:,}" for length in reversed(self.lengths)) + f" of {self.steps:,} steps"),
@@ -66,74 +82,34 @@ class Plan:
         return "\n".join(f"{name:22}{value}" for name, value in rows)
 
 
-def plan(
+def decide(
     net: Network,
-    inputs: Any,
+    inputs: Array,
+    dtype: DTypeLike,
     *,
     segment: int | str = "auto",
-    recompute: bool | str = False,
-    truncate: Truncation | None = None,
+    recompute: Recompute = "none",
     memory_budget: int | None = None,
-    compute_dtype: Any = None,
+    steps: int | None = None,
 ) -> Plan:
-    """What `jaxrnn.value_and_grad` with these options would do; nothing is computed. Print it to read it.
+    """Makes the plan for checked options.
 
     Args:
         net: the network.
-        inputs: [T, *batch, D] or integers [T, *batch], or their `jax.ShapeDtypeStruct`.
-        segment, recompute, truncate, memory_budget, compute_dtype: as in `jaxrnn.value_and_grad`.
+        inputs: of the call, checked, or their shape.
+        dtype: what is computed in.
+        segment, recompute, memory_budget: as for `jaxrnn.value_and_grad`.
+        steps: how many steps the reverse pass holds at a time; T by default.
 
     Raises:
-        ValueError, TypeError: as `jaxrnn.value_and_grad`; a bidirectional layer.
-
-    >>> import jax, jaxrnn
-    >>> net = jaxrnn.Network((jaxrnn.Elman(65, 64),), jaxrnn.Readout(64, 65), jaxrnn.softmax_cross_entropy)
-    >>> tokens = jax.ShapeDtypeStruct((1_000_000, 1), "int32")
-    >>> jaxrnn.plan(net, tokens, memory_budget=20_000_000).recompute
-    True
+        ValueError: a budget that cannot be met.
     """
-    check_options(segment, recompute, truncate, memory_budget)
     if net.bidirectional:
-        raise ValueError("plan must have a network without bidirectional layers, which are taken one after the other")
-    inputs = jax.eval_shape(functools.partial(check_inputs, size=net.layers[0].inputs), inputs)
-    dtype = dtype_to_compute_in(compute_dtype, _shapes(net), inputs)
-    return decide(net, inputs, dtype, segment, recompute, truncate, memory_budget)
-
-
-def check_options(segment: Any, recompute: Any, truncate: Any, memory_budget: Any) -> None:
-    """Raise unless the options are known, and go together."""
-    check_segment(segment)
-    check_recompute(recompute)
-    check_truncation(truncate)
-    if memory_budget is not None:
-        check_positive("memory_budget", memory_budget)
-        if segment != "auto" or recompute is not False:
-            raise ValueError("memory_budget chooses segment and recompute by itself: leave them out, or leave it out")
-    if isinstance(truncate, Window) and (segment != "auto" or recompute is not False or memory_budget is not None):
-        raise ValueError(
-            "truncate=Window takes all of T at once, by lags: it has no segments, and nothing to recompute"
-        )
-
-
-def decide(
-    net: Network,
-    inputs: Any,
-    dtype: Any,
-    segment: int | str = "auto",
-    recompute: bool | str = False,
-    truncate: Truncation | None = None,
-    memory_budget: int | None = None,
-) -> Plan:
-    """The plan for checked options and inputs (or their shape)."""
-    sizes = _Sizes(net, inputs, dtype)
-    whole = inputs.shape[0]
-    sizes.steps = min(truncate.k, whole) if isinstance(truncate, Tail) else whole
-    within = truncate.k if isinstance(truncate, Carried) else None
-    if isinstance(truncate, Window):
-        return sizes.plan(False, (whole,), None, loop_steps=whole + min(truncate.k, whole - 1) + 1)
+        return _layer_by_layer(net, inputs, dtype, segment, recompute)
+    sizes = _Sizes(net, inputs, dtype, inputs.shape[0] if steps is None else steps)
     if memory_budget is None:
-        return sizes.plan(recompute, sizes.lengths(segment, recompute), within)
-    plans = [sizes.plan(mode, lengths, within) for mode, lengths in sizes.choices()]
+        return sizes.plan(recompute, sizes.lengths(segment, recompute))
+    plans = [sizes.plan(mode, lengths) for mode, lengths in sizes.choices()]
     fitting = next((plan for plan in plans if plan.total_bytes * MARGIN <= memory_budget), None)
     if fitting is None:
         least = min(plans, key=lambda plan: plan.total_bytes)
@@ -146,79 +122,85 @@ def decide(
 class _Sizes:
     """What the steps of a network occupy, from shapes alone."""
 
-    def __init__(self, net: Network, inputs: Any, dtype: Any) -> None:
-        batch = batch_shape(inputs)
-        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), _shapes(net))
-        states = jax.eval_shape(lambda: net.initial_state(batch, dtype))
-        fed: Any = jax.ShapeDtypeStruct(
-            inputs.shape, dtype if jnp.issubdtype(inputs.dtype, jnp.floating) else inputs.dtype
-        )
-        layers = []
-        for cell, weights, state in zip(net.layers, params.layers, states, strict=True):
-            layers.append(layer_bytes(cell, weights, fed, state))  # type: ignore[arg-type]
-            fed = jax.ShapeDtypeStruct((1, *batch, cell.outputs), dtype)
-        self.steps, self.rows = inputs.shape[0], math.prod(batch)
-        logits = 0 if net.last_step else 2 * self.rows * net.readout.outputs * dtype.itemsize
-        state, kept, work = map(sum, zip(*layers, strict=True))
-        self.step = StepBytes(state, kept, work + logits)
+    def __init__(self, net: Network, inputs: Array, dtype: DTypeLike, steps: int) -> None:
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
+        self.steps, self.rows = steps, math.prod(batch_shape(inputs))
+        self.count = len(net.layers)
+        state, residuals, work = map(sum, zip(*_layer_sizes(net, inputs, dtype), strict=True))
+        self.step = StepBytes(state, residuals, work + _logit_bytes(net, self.rows, dtype))
         # Measured: a layer's gradients of one segment beside the sum of them, or its W laid out anew; a readout's once.
         self.weights = 2 * nbytes(params.layers) + nbytes(params.readout)
-        self.read = nbytes(inputs) // self.steps + 4 * self.rows  # inputs and labels of a step
+        self.read = nbytes(inputs) // inputs.shape[0] + 4 * self.rows  # inputs and labels of a step
         # Measured: the loop over segments works on a copy of arrays of integers.
-        self.sequence = 4 * self.steps * self.rows * (2 if is_integer(inputs) else 1)
+        self.sequence = 4 * steps * self.rows * (2 if is_integer(inputs) else 1)
 
-    def lengths(self, segment: int | str, recompute: bool | str) -> tuple[int, ...]:
-        """The segments as asked for, or as they come out best."""
-        if recompute is True and segment == "auto":
+    def lengths(self, segment: int | str, recompute: Recompute) -> tuple[int, ...]:
+        """Returns the segments as asked for, or as they come out best."""
+        if recompute == "states" and segment == "auto":
             return balanced_lengths(self.steps, self.step.state, self.step.total)
-        whole_bytes = WHOLE_BYTES if recompute is False else 0
+        whole_bytes = WHOLE_BYTES if recompute == "none" else 0
         return (segment_length(segment, self.steps, self.rows, self.step.total, whole_bytes),)
 
-    def choices(self) -> Any:
-        """What a budget chooses from, fastest first."""
-        for recompute in (False, "gates") if self.step.kept else (False,):
+    def choices(self) -> Iterator[tuple[Recompute, tuple[int, ...]]]:
+        """Yields what a budget chooses from, fastest first."""
+        kept: Sequence[Recompute] = ("none", "gates") if self.step.residuals else ("none",)
+        for recompute in kept:
             (K,) = self.lengths("auto", recompute)
             for part in (1, 2, 4, 8):
                 yield recompute, (nearby_divisor(self.steps, max(1, K // part)),)
-        yield True, (max(K, *self.lengths("auto", True)),)
+        yield "states", (max(K, *self.lengths("auto", "states")),)
         for levels in range(1, LEVELS + 1):
-            yield True, balanced_lengths(self.steps, self.step.state, self.step.total, levels)
+            yield "states", balanced_lengths(self.steps, self.step.state, self.step.total, levels)
 
-    def plan(
-        self, recompute: bool | str, lengths: tuple[int, ...], within: int | None, loop_steps: int | None = None
-    ) -> Plan:
-        """The plan for these segments, cut to lie `within` chunks."""
-        lengths = lengths if within is None else _within(lengths, within)
+    def plan(self, recompute: Recompute, lengths: tuple[int, ...]) -> Plan:
+        """Makes the plan for these segments of all layers together."""
         outer = (self.steps, *lengths[:-1])
         edges = sum(-(-above // length) for above, length in zip(outer, lengths, strict=True)) * self.step.state
-        kept = {False: self.step.state + self.step.kept, "gates": self.step.state, True: 0}[recompute]
-        extra = len(lengths) if recompute is True else 0
+        kept = {"none": self.step.state + self.step.residuals, "gates": self.step.state, "states": 0}[recompute]
+        extra = len(lengths) if recompute == "states" else 0
         return Plan(
             steps=self.steps,
             recompute=recompute,
-            lengths=lengths,
+            groups=(Group(0, self.count, lengths, recompute),),
             state_bytes=self.steps * kept + edges,
             segment_bytes=lengths[-1] * self.step.total + sum(lengths[:-1]) * self.read,
             weight_bytes=self.weights,
             sequence_bytes=self.sequence,
-            loop_steps=self.steps * (2 + extra) if loop_steps is None else loop_steps,
+            loop_steps=self.steps * (2 + extra),
             extra_forward=extra,
         )
 
 
-def _within(lengths: tuple[int, ...], k: int) -> tuple[int, ...]:
-    """Segments of which the innermost divide k, so that one begins every k steps; the others are several of them."""
-    K = lengths[-1]
-    divisors = [d for d in range(1, min(K, k) + 1) if k % d == 0]
-    # Far below the K wanted (k is prime, say) loops would grow too short: then the whole chunk is one segment.
-    inner = divisors[-1] if 4 * divisors[-1] >= min(K, k) else k
-    return (*(inner * max(1, length // inner) for length in lengths[:-1]), inner)
+def _layer_by_layer(net: Network, inputs: Array, dtype: DTypeLike, segment: int | str, recompute: Recompute) -> Plan:
+    """Makes the plan where layers read both ways: the backward direction needs all of the layer below.
+
+    A layer cuts its steps itself, and keeps what its own options say; readout and loss are a group of their own.
+    """
+    steps, rows, count = inputs.shape[0], math.prod(batch_shape(inputs)), len(net.layers)
+    K = segment_length(segment, steps, rows, max(1, _logit_bytes(net, rows, dtype)))
+    layers = tuple(Group(i, i + 1, (steps,), "none") for i in range(count))
+    return Plan(steps, recompute, (*layers, Group(count, count, (K,), "none")), 0, 0, 0, 0, 2 * steps, 0)
+
+
+def _layer_sizes(net: Network, inputs: Array, dtype: DTypeLike) -> list[StepBytes]:
+    """Counts what a step of every layer occupies."""
+    batch = batch_shape(inputs)
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
+    states = jax.eval_shape(lambda: net.initial_state(batch, dtype))
+    floating = jnp.issubdtype(inputs.dtype, jnp.floating)
+    fed = jax.ShapeDtypeStruct(inputs.shape, dtype if floating else inputs.dtype)
+    found = []
+    for cell, weights, state in zip(net.layers, params.layers, states, strict=True):
+        assert isinstance(cell, Cell)
+        found.append(layer_bytes(cell, weights, fed, state))
+        fed = jax.ShapeDtypeStruct((1, *batch, cell.outputs), dtype)
+    return found
+
+
+def _logit_bytes(net: Network, rows: int, dtype: DTypeLike) -> int:
+    """Counts what the logits of a step and their gradient occupy."""
+    return 0 if net.last_step else 2 * rows * net.readout.outputs * jnp.dtype(dtype).itemsize
 
 
 def _readable(size: int) -> str:
     return f"{size / 1e6:,.2f} MB" if size >= 1e4 else f"{size:,} bytes"
-
-
-@functools.lru_cache(maxsize=256)
-def _shapes(net: Network) -> Any:
-    return jax.eval_shape(net.init, jax.random.key(0))

@@ -13,25 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array, ArrayTree
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import accumulation_dtype, cast_like, check_float
+from jaxrnn.arguments import batch_shape, cast_like, check_float
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import decide
-from jaxrnn.gradients.value_and_grad import both_passes
-from jaxrnn.layer.bptt import check_recompute, zero_grads
+from jaxrnn.gradients.whole import skim, whole
 from jaxrnn.layer.masking import Adjoint
-from jaxrnn.network.network import Network, NetworkParams, Run, check_run, check_targets, starts
-from jaxrnn.network.passes import Carry, Loss, Stack, Steps
-
-
-class Chunk(NamedTuple):
-    """Some steps of a sequence, as `jaxrnn.value_and_grad` takes a whole one."""
-
-    inputs: Any  # [K, *batch, D], or tokens [K, *batch]
-    targets: Any  # [K, *batch, ...]
-    weights: Any = None  # [K, *batch]; either all chunks have them or none
-    mask: Any = None  # [K, *batch]
-    reset: Any = None  # [K, *batch]
+from jaxrnn.layer.prepared import Recompute, ScanOptions, as_recompute
+from jaxrnn.network.batch import Batch as Chunk
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.setup import Setup, Sums, set_up
 
 
 def value_and_grad_of_chunks(
@@ -39,10 +32,10 @@ def value_and_grad_of_chunks(
     *,
     directory: str | pathlib.Path | None = None,
     recompute: bool | str = False,
-    compute_dtype: Any = None,
+    compute_dtype: DTypeLike | None = None,
     return_state: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
-    """The loss of a network over a sequence of any length, and its exact gradient: `jaxrnn.value_and_grad` in pieces.
+    """Computes the loss of a network over a sequence of any length, and its exact gradient, in pieces.
 
         forward:  s_K, s_2K, ..  from chunk to chunk; each chunk, and the state before it, goes to the host or to disk
         reverse, the last chunk first:  both passes over the chunk, with dE/ds through all later ones carried in
@@ -85,13 +78,14 @@ def value_and_grad_of_chunks(
     (32, 32)
     """
     _check_network(net)
-    check_recompute(recompute)
     if compute_dtype is not None:
-        check_float("compute_dtype", compute_dtype)
+        compute_dtype = check_float("compute_dtype", compute_dtype)
     _check_directory(directory)
-    passes = _Passes(net, recompute, None if compute_dtype is None else jnp.dtype(compute_dtype))
+    passes = _Passes(net, as_recompute(recompute), compute_dtype)
 
-    def loss_and_gradient(params: NetworkParams, chunks: Iterable[Chunk], state: Any = None) -> tuple[Any, Any]:
+    def loss_and_gradient(
+        params: NetworkParams, chunks: Iterable[Chunk], state: tuple[State, ...] | None = None
+    ) -> tuple[Any, NetworkParams]:
         with _spilled(directory) as spilled:
             count = 0
             for chunk in chunks:
@@ -102,76 +96,66 @@ def value_and_grad_of_chunks(
                 count += int(steps)
             if not len(spilled):
                 raise ValueError("chunks must hold at least one chunk, got none; was the iterator used up before?")
-            E, grads = _back(passes, params, spilled, count)
-        return ((E, state) if return_state else E), grads
+            sums = _back(passes, params, spilled, count)
+        return ((sums.E, state) if return_state else sums.E), cast_like(sums.grads, params)
 
     return loss_and_gradient
 
 
 class _Passes(NamedTuple):
-    """What both passes of a chunk depend on besides arrays: equal ones compile once."""
+    """Holds what both passes of a chunk depend on besides arrays: equal ones compile once."""
 
     net: Network
-    recompute: bool | str
+    recompute: Recompute
     compute_dtype: Any
 
-
-def _run(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any) -> Run:
-    return check_run(passes.net, params, chunk.inputs, state, chunk.mask, chunk.reset, None, passes.compute_dtype)
+    def set_up(self, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Setup:
+        """Makes a chunk ready."""
+        options = ScanOptions(recompute=self.recompute)
+        return set_up(self.net, params, chunk, state=state, compute_dtype=self.compute_dtype, options=options)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _ahead(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any) -> tuple[tuple[State, ...], Any]:
-    """The state after a chunk, and how many of its steps are real."""
-    run = _run(passes, params, chunk, state)
-    before, initial = starts(passes.net, run, params.state)
-    stack = Stack(passes.net, params, run, initial, None)
-    return stack.advance(before, Steps(run.inputs, run.breaks, run.kept.between))[0], run.count
+def _ahead(
+    passes: _Passes, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None
+) -> tuple[tuple[State, ...], Array | int]:
+    """Computes the states after a chunk, and counts its steps that are not masked."""
+    setup = passes.set_up(params, chunk._replace(targets=None), state)
+    return skim(setup.stack, setup.steps.shape[0], setup.state, setup.steps), setup.call.real_steps()
 
 
-def _back(passes: _Passes, params: NetworkParams, spilled: _Spilled, count: int) -> tuple[Any, NetworkParams]:
-    """The loss and the gradients: all chunks, the last one first."""
-    nothing = jax.eval_shape(functools.partial(_nothing, passes), params, *spilled[-1])
-    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
+def _back(passes: _Passes, params: NetworkParams, spilled: _Spilled, count: int) -> Sums:
+    """Sums the loss and the gradients of all chunks, the last one first."""
+    nothing = jax.eval_shape(lambda *chunk: _states_only(passes.set_up(params, *chunk).zeros), *spilled[-1])
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
     for i in reversed(range(len(spilled))):
         # What is dispatched has its arguments on the device: without waiting, chunks would gather there.
-        carry = jax.block_until_ready(_chunk_back(passes, params, *spilled[i], carry, 1 / max(count, 1)))
-    return carry.E, cast_like(carry.grads, params)
+        sums = jax.block_until_ready(_chunk_back(passes, params, *spilled[i], sums, 1 / max(count, 1)))
+    return sums
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _chunk_back(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any, carry: Carry, share: Any) -> Carry:
-    """Both passes over one chunk: the carry before it."""
-    run = _run(passes, params, chunk, state)
-    weights = chunk.weights
-    if weights is None:
-        weights = jnp.full(run.steps, share, accumulation_dtype(run.dtype))
-    loss = Loss(passes.net, params, run, chunk.targets, weights)
-    (before, initial), to_learned = jax.vjp(functools.partial(starts, passes.net, run), params.state)
+def _chunk_back(
+    passes: _Passes, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None, sums: Sums, share: float
+) -> Sums:
+    """Takes both passes through one chunk: returns the sums before it."""
+    if chunk.weights is None:
+        steps = chunk.inputs.shape[:1] + batch_shape(chunk.inputs)
+        chunk = chunk._replace(weights=jnp.full(steps, share, sums.E.dtype))
+    setup = passes.set_up(params, chunk, state)
     adjoints = tuple(
-        Adjoint(after.state, jax.tree.map(jnp.zeros_like, s_0))
-        for after, s_0 in zip(carry.adjoints, initial, strict=True)
+        after._replace(initial=zero.initial) for after, zero in zip(sums.adjoints, setup.zeros.adjoints, strict=True)
     )
-    plan = decide(passes.net, run.inputs, run.dtype, recompute=passes.recompute)
-    steps = Steps(run.inputs, run.breaks, run.kept.between, loss.steps)
-    stack = Stack(passes.net, params, run, initial, loss)
-    _, carry, _ = both_passes(stack, plan, before, carry._replace(adjoints=adjoints), steps)
+    plan = decide(passes.net, setup.steps.inputs, setup.call.dtype, recompute=passes.recompute)
+    found = whole(setup, plan, setup.state, sums._replace(adjoints=adjoints), setup.steps).sums
     # Through the first step to a learned s_0 only where no state was given, which is so in the first chunk alone.
-    (learned,) = to_learned(tuple(zip(*carry.adjoints, strict=True)))
-    grads = carry.grads._replace(state=jax.tree.map(jnp.add, carry.grads.state, learned))
-    return Carry(carry.E, grads, _states_only(carry.adjoints))
+    learned = jax.tree.map(jnp.add, found.grads.state, setup.learned_grads(found.adjoints))
+    return _states_only(found._replace(grads=found.grads._replace(state=learned)))
 
 
-def _nothing(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any) -> Carry:
-    """The carry behind the last chunk, for its shapes."""
-    run = _run(passes, params, chunk, state)
-    E = jnp.zeros((), accumulation_dtype(run.dtype))
-    before, _ = starts(passes.net, run, params.state)
-    return Carry(E, zero_grads(params), tuple(Adjoint(s, None) for s in before))
-
-
-def _states_only(adjoints: tuple[Adjoint, ...]) -> tuple[Adjoint, ...]:
-    return tuple(adjoint._replace(initial=None) for adjoint in adjoints)
+def _states_only(sums: Sums) -> Sums:
+    """Drops what reached the initial states: it is in the gradients."""
+    return sums._replace(adjoints=tuple(Adjoint(adjoint.state, None) for adjoint in sums.adjoints))
 
 
 def _check_network(net: Network) -> None:
@@ -184,7 +168,7 @@ def _check_network(net: Network) -> None:
         raise ValueError("net must not have dropout: dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)")
 
 
-def _check_directory(directory: Any) -> None:
+def _check_directory(directory: object) -> None:
     if directory is None:
         return
     if not isinstance(directory, (str, os.PathLike)):
@@ -193,8 +177,8 @@ def _check_directory(directory: Any) -> None:
         raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
 
 
-def _on_host(chunk: Any, spilled: _Spilled) -> Chunk:
-    """A copy of the chunk, as arrays of the host; raise unless it goes with those before it."""
+def _on_host(chunk: Chunk, spilled: _Spilled) -> Chunk:
+    """Copies the chunk to arrays of the host; raises unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
     # A copy, because iterators are free to fill the arrays of one chunk with the next.
@@ -211,25 +195,25 @@ def _on_host(chunk: Any, spilled: _Spilled) -> Chunk:
     return chunk
 
 
-def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: Any) -> Chunk:
-    """The chunk as arrays of the device; raise unless its values are right too, which can be read outside jit only."""
+def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Chunk:
+    """Copies the chunk to the device; raises unless its values are right too, which can be read outside jit only."""
     chunk = jax.tree.map(jnp.asarray, chunk)
-    check_targets(passes.net, _run(passes, params, chunk, state), chunk.targets, chunk.weights)
+    passes.set_up(params, chunk, state)
     return chunk
 
 
 class _Spilled:
-    """Trees of arrays one after the other: in memory of the host, or as files that are read when they are needed."""
+    """Keeps trees of arrays, one after the other: in memory of the host, or as files that are read when needed."""
 
     def __init__(self, folder: pathlib.Path | None) -> None:
         self.folder = folder
-        self.trees: list[Any] = []
+        self.trees: list[ArrayTree] = []
 
     def __len__(self) -> int:
         return len(self.trees)
 
-    def append(self, tree: Any) -> None:
-        """Put a tree behind the others, off the device."""
+    def append(self, tree: ArrayTree) -> None:
+        """Puts a tree behind the others, off the device."""
         tree = jax.tree.map(np.asarray, tree)
         if self.folder is not None:
             for i, leaf in enumerate(jax.tree.leaves(tree)):
@@ -237,7 +221,7 @@ class _Spilled:
             tree = jax.tree.map(lambda leaf: leaf.dtype, tree)
         self.trees.append(tree)
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> ArrayTree:
         tree = self.trees[index]
         if self.folder is None:
             return tree

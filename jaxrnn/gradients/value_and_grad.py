@@ -1,34 +1,22 @@
-"""The gradient of a network's loss by BPTT: readout, objective and layers backwards, a segment of time at a time."""
+"""The gradient of a network's loss by BPTT: `value_and_grad`, where options and arguments meet."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, cast_like, check_float, check_scale
+from jaxrnn.arguments import as_array, cast_like
 from jaxrnn.cells.base import State
-from jaxrnn.gradients.plan import Plan, check_options, decide
-from jaxrnn.gradients.truncation import Carried, Tail, Truncation, Window
-from jaxrnn.gradients.window import Lags, window
-from jaxrnn.layer.bptt import Way, zero_grads
-from jaxrnn.layer.masking import Adjoint
-from jaxrnn.layer.segments import each, join, scan_segments, segment_length, split
-from jaxrnn.network.network import (
-    Network,
-    NetworkParams,
-    Run,
-    check_run,
-    last_hidden,
-    starts,
-    unroll_layers,
-)
-from jaxrnn.network.passes import Carry, Loss, Stack, Steps
-from jaxrnn.network.readout import ReadoutParams
+from jaxrnn.gradients.options import GradientOptions
+from jaxrnn.gradients.truncation import Truncation
+from jaxrnn.gradients.whole import whole
+from jaxrnn.network.batch import Batch
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.setup import set_up
 
 
 def value_and_grad(
@@ -39,12 +27,12 @@ def value_and_grad(
     *,
     memory_budget: int | None = None,
     clip: float | None = None,
-    compute_dtype: Any = None,
+    compute_dtype: DTypeLike | None = None,
     return_state: bool = False,
     return_lags: bool = False,
     return_flow: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
-    """The loss of a network and its gradient by BPTT, written by hand: the twin of `jax.value_and_grad(net.loss)`.
+    """Computes the loss of a network and its gradient by BPTT by hand: the twin of `jax.value_and_grad(net.loss)`.
 
         forward:  keep the states s_1 .. s_T of every layer
         reverse, a segment of K steps at a time, the last one first:
@@ -60,9 +48,10 @@ def value_and_grad(
     Args:
         net: the network.
         segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
-        recompute: what the reverse pass makes anew instead of keeping it. "gates": what gated cells keep besides their
-            states, by one product per segment. True: the states too, by one more forward pass, from those at the edges
-            of segments; "auto" segments then have about sqrt(T) steps, and memory grows like it.
+        recompute: what the reverse pass computes again instead of keeping it. "none" (or False): nothing. "gates": what
+            gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
+            one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
+            and memory grows like it.
         truncate: None for the whole gradient, or one of three estimates of it: `jaxrnn.Carried(k)`, `jaxrnn.Window(k)`,
             `jaxrnn.Tail(k)`.
         memory_budget: bytes of temporary memory: segment and recompute are then chosen to fit it, the fastest first.
@@ -119,23 +108,9 @@ def value_and_grad(
     >>> grads.layers[0].W.shape
     (128, 128)
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
-    check_options(segment, recompute, truncate, memory_budget)
-    if net.bidirectional and (truncate is not None or memory_budget is not None):
-        raise ValueError("truncate and memory_budget need a network without bidirectional layers, which see all of T")
-    if return_lags and not isinstance(truncate, Window):
-        raise ValueError("return_lags needs truncate=jaxrnn.Window(k)")
-    if return_flow and (isinstance(truncate, Window) or net.bidirectional):
-        raise ValueError("return_flow needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers")
-    if compute_dtype is not None:
-        check_float("compute_dtype", compute_dtype)
-    if clip is not None:
-        check_scale("clip", clip)
-        if clip == 0:
-            raise ValueError("clip must be greater than 0: nothing would be carried back")
-        if isinstance(truncate, Window) or net.bidirectional:
-            raise ValueError("clip needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers")
+    options = GradientOptions(
+        segment, recompute, truncate, memory_budget, clip, compute_dtype, return_state, return_lags, return_flow
+    ).checked(net)
 
     def loss_and_gradient(
         params: NetworkParams,
@@ -145,197 +120,22 @@ def value_and_grad(
         state: tuple[State, ...] | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
-        key: Array | None = None,
+        key: PRNGKey | None = None,
         *,
-        vanishing: Any = None,
+        vanishing: float | Array | None = None,
     ) -> tuple[Any, NetworkParams]:
-        _check_key(net, key)
-        if vanishing is not None and (isinstance(truncate, Window) or net.bidirectional):
-            raise ValueError(
-                "vanishing needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers"
-            )
-        run = check_run(net, params, inputs, state, mask, reset, key, compute_dtype)
-        loss = Loss(net, params, run, targets, weights)
-        if net.bidirectional:
-            E, final, grads = _layer_by_layer(net, params, run, loss, segment, recompute)
-            lags = norms = None
-        else:
-            chosen = decide(net, run.inputs, run.dtype, segment, recompute, truncate, memory_budget)
-            way = Way(norms=return_flow, clip=clip)
-            share = None if vanishing is None else vanishing / jnp.maximum(run.count, 1)
-            E, final, grads, lags, norms = _segment_by_segment(net, params, run, loss, chosen, truncate, way, share)
-        extras = (final,) * return_state + (lags,) * return_lags + (norms,) * return_flow
-        return ((E, *extras) if extras else E), cast_like(grads, params)
+        options.check_call(net, key, vanishing)
+        batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
+        setup = set_up(
+            net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=options.of_scans()
+        )
+        if vanishing is not None:
+            setup = setup._replace(vanishing=vanishing / jnp.maximum(setup.call.real_steps(), 1))
+        plan = options.plan(net, setup.steps.inputs, setup.call.dtype)
+        gradient = whole if truncate is None else truncate.gradient
+        found = gradient(setup, plan, setup.state, setup.zeros, setup.steps)
+        grads = found.sums.grads._replace(state=setup.learned_grads(found.sums.adjoints))
+        extras = (found.final,) * return_state + (found.lags,) * return_lags + (found.norms,) * return_flow
+        return ((found.sums.E, *extras) if extras else found.sums.E), cast_like(grads, params)
 
     return loss_and_gradient
-
-
-def _check_key(net: Network, key: Array | None) -> None:
-    if key is None and (net.dropout or net.recurrent_dropout):
-        raise ValueError(
-            "key must be a jax.random.key, got None, and the network has dropout; to differentiate it with nothing "
-            "left out, dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)"
-        )
-
-
-def _segment_by_segment(
-    net: Network,
-    params: NetworkParams,
-    run: Run,
-    loss: Loss,
-    plan: Plan,
-    truncate: Truncation | None,
-    way: Way,
-    vanishing: Array | None,
-) -> tuple[Array, tuple[State, ...], NetworkParams, Lags | None, Any]:
-    """Loss, final state, gradients, lags and norms: every segment is taken through all layers before the next."""
-    (state, initial), to_learned = jax.vjp(functools.partial(starts, net, run), params.state)
-    stack = Stack(net, params, run, initial, loss, way, vanishing)
-    E, readout = loss.zeros()
-    grads = zero_grads(params)._replace(readout=readout)
-    steps = Steps(run.inputs, run.breaks, run.kept.between, None if net.last_step else loss.steps, _cuts(run, truncate))
-    adjoints = tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(state, initial, strict=True))
-    carry = Carry(E, grads, adjoints)
-    if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
-        head, steps = (jax.tree.map(part, steps) for part in _parted(run.steps[0] - truncate.k))
-        state, carry = _forward_only(stack, state, carry, head)
-    lags = norms = None
-    if isinstance(truncate, Window):
-        final, carry, lags = _by_lags(stack, state, carry, steps, plan, truncate)
-    else:
-        final, carry, norms = both_passes(stack, plan, state, carry, steps)
-    E, grads, adjoints = carry
-    if isinstance(truncate, Tail) and truncate.k < run.steps[0]:
-        adjoints = tuple(a._replace(state=jax.tree.map(jnp.zeros_like, a.state)) for a in adjoints)
-        norms = jax.tree.map(lambda leaf: jnp.pad(leaf, (run.steps[0] - truncate.k, 0)), norms)
-    (learned,) = to_learned(tuple(zip(*adjoints, strict=True)))
-    return E, final, grads._replace(state=learned), lags, norms
-
-
-def both_passes(
-    stack: Stack, plan: Plan, state: tuple[State, ...], carry: Carry, steps: Steps
-) -> tuple[tuple[State, ...], Carry, Any]:
-    """Forward through all segments, and back: the final state, the carry before the first of them, and norms [T]."""
-    K, *inner = plan.lengths
-    cut = split(steps, steps.inputs.shape[0], K)
-
-    def ahead(state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], Any]:
-        if plan.recompute is True:
-            return _advance(stack, plan.lengths[-1], state, steps), state
-        return stack.keep(state, steps, plan.recompute)
-
-    final, kept = scan_segments(ahead, state, cut)
-    if stack.net.last_step:
-        carry = _ask_last(stack, final, carry)
-
-    def back(carry: Carry, x: tuple[Steps, Any]) -> tuple[Carry, Any]:
-        steps, kept = x
-        if plan.recompute is True:
-            return _back_from(stack, tuple(inner), kept, carry, steps)
-        return stack.backward(carry, steps, kept)
-
-    carry, norms = scan_segments(back, carry, each(lambda *x: x, cut, kept), reverse=True)
-    return final, carry, join(norms)
-
-
-def _advance(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
-    """The final state, by segments of K: what goes before the loop over steps, U x_t, is for one of them at a time."""
-    cut = split(steps, steps.inputs.shape[0], K)
-    return scan_segments(lambda state, x: (stack.advance(state, x)[0], None), state, cut)[0]
-
-
-def _back_from(
-    stack: Stack, lengths: tuple[int, ...], start: tuple[State, ...], carry: Carry, steps: Steps
-) -> tuple[Carry, Any]:
-    """A segment backwards of which only the state before it was kept: all of it at once, or in segments of its own."""
-    if not lengths:
-        return stack.backward(carry, steps, stack.forward(start, steps)[1])
-    cut = split(steps, steps.inputs.shape[0], lengths[0])
-    _, starts = scan_segments(lambda state, x: (_advance(stack, lengths[-1], state, x), state), start, cut)
-
-    def back(carry: Carry, x: tuple[Steps, tuple[State, ...]]) -> tuple[Carry, Any]:
-        steps, start = x
-        return _back_from(stack, lengths[1:], start, carry, steps)
-
-    carry, norms = scan_segments(back, carry, each(lambda *x: x, cut, starts), reverse=True)
-    return carry, join(norms)
-
-
-def _ask_last(stack: Stack, final: tuple[State, ...], carry: Carry) -> Carry:
-    """The carry of a network whose only loss is at the end."""
-    E, g, readout = stack.loss.backward(last_hidden(stack.net, final), *stack.loss.steps)
-    return Carry(carry.E + E, carry.grads._replace(readout=readout), stack.ask_last(carry.adjoints, g))
-
-
-def _by_lags(
-    stack: Stack, state: tuple[State, ...], carry: Carry, steps: Steps, plan: Plan, truncate: Window
-) -> tuple[tuple[State, ...], Carry, Lags]:
-    """The same where every step's loss reaches back k steps."""
-    final, traces = stack.forward(state, steps)
-    g = None
-    if stack.net.last_step:
-        carry = _ask_last(stack, final, carry)
-    else:
-        (E, readout), g = _readout(stack.loss, stack.fed(steps, traces)[-1], "auto")
-        carry = carry._replace(E=E, grads=carry.grads._replace(readout=readout))
-    layers, adjoints, lags = window(stack, steps, traces, g, carry.adjoints, truncate)
-    return final, Carry(carry.E, carry.grads._replace(layers=layers), adjoints), lags
-
-
-def _readout(loss: Loss, top: Array, segment: int | str) -> tuple[tuple[Array, ReadoutParams], Array]:
-    """Readout and loss of the whole sequence, in segments: E and the readout's gradients, and g_t."""
-
-    def body(carry: tuple[Array, ReadoutParams], x: tuple) -> tuple[tuple[Array, ReadoutParams], Array]:
-        E, g, grads = loss.backward(*x)
-        return jax.tree.map(jnp.add, carry, (E, grads)), g
-
-    rows = loss.weights.size // top.shape[0]
-    K = segment_length(segment, top.shape[0], rows, 2 * rows * loss.net.readout.outputs * top.dtype.itemsize)
-    carry, g = scan_segments(body, loss.zeros(), split((top, *loss.steps), top.shape[0], K))
-    return carry, join(g)
-
-
-def _forward_only(
-    stack: Stack, state: tuple[State, ...], carry: Carry, steps: Steps
-) -> tuple[tuple[State, ...], Carry]:
-    """Steps that are not differentiated: their losses, and what these say of the readout."""
-
-    def segment(carry: tuple[tuple[State, ...], Any], steps: Steps) -> tuple[tuple[tuple[State, ...], Any], None]:
-        state, sums = carry
-        state, top = stack.advance(state, steps)
-        if steps.loss is not None:
-            E, _, readout = stack.loss.backward(top, *steps.loss)
-            sums = jax.tree.map(jnp.add, sums, (E, readout))
-        return (state, sums), None
-
-    T = steps.inputs.shape[0]
-    K = decide(stack.net, steps.inputs, stack.dtype).lengths[-1]
-    (state, (E, readout)), _ = scan_segments(segment, (state, (carry.E, carry.grads.readout)), split(steps, T, K))
-    return state, carry._replace(E=E, grads=carry.grads._replace(readout=readout))
-
-
-def _cuts(run: Run, truncate: Truncation | None) -> Any:
-    """Where a chunk begins, [T], but for the first: the gradient does not reach back past it."""
-    if not isinstance(truncate, Carried):
-        return None
-    steps = np.arange(run.steps[0])
-    return (steps > 0) & (steps % truncate.k == 0)
-
-
-def _parted(step: int) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    return lambda array: array[:step], lambda array: array[step:]
-
-
-def _layer_by_layer(
-    net: Network, params: NetworkParams, run: Run, loss: Loss, segment: int | str, recompute: bool | str
-) -> tuple[Array, tuple[State, ...], NetworkParams]:
-    """The same where layers read both ways: the backward direction needs all segments of the layer below."""
-    way = Way(recompute=recompute)
-    unrolled = functools.partial(unroll_layers, net, run=run, gradient="bptt", way=way)
-    top, pullback, final = jax.vjp(lambda params: unrolled(params=params), params, has_aux=True)
-    if net.last_step:
-        E, g, readout = loss.backward(top, *loss.steps)
-    else:
-        (E, readout), g = _readout(loss, top, segment)
-    (grads,) = pullback(g)
-    return E, final, grads._replace(readout=readout)

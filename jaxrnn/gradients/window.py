@@ -1,130 +1,206 @@
-"""The gradient by lags: what every step's loss says of the step i before it, for all steps at once. No loop over T."""
+"""Truncated BPTT by lags: what every step's loss says of the step i before it, for all steps at once."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree
 from jax import lax
 
-from jaxrnn.arguments import Array
-from jaxrnn.cells.base import State, add_to_hidden
-from jaxrnn.gradients.truncation import Window
-from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter_adjoint, leave
-from jaxrnn.layer.scan import Trace
-from jaxrnn.network.passes import Linearized, Stack, Steps
+from jaxrnn.arguments import check_scale
+from jaxrnn.cells.base import Deltas, State
+from jaxrnn.gradients.plan import Plan
+from jaxrnn.gradients.truncation import Lags, Outcome, Truncation
+from jaxrnn.layer.bptt import linearize_segment
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.scan import Residuals, previous_states
+from jaxrnn.layer.segments import join, scan_segments, segment_length, split
+from jaxrnn.network.batch import Steps
+from jaxrnn.network.passes import backward, forward, hidden_states, inputs_of
+from jaxrnn.network.setup import Setup, Sums
 
 
-class Lags(NamedTuple):
-    """How far a window reached, and what it left out."""
+@dataclasses.dataclass(frozen=True)
+class Window(Truncation):
+    """Lets every step's loss reach back exactly k steps.
 
-    used: Array  # lags taken, at most k; lag 0 is not counted
-    last: Array  # the largest term of the last of them, against that of lag 0
-    bound: Array  # of what lags left out add to any entry of dE/db and dE/dW: see `_reached`
+        t - k <= j <= t
+
+    Computed by lags, for all t at once: D_0[t] = delta_{t,t} and D_{i+1}[t-1] = (D_i[t] W) * (1 - s_{t-1}^2) are k
+    dense products and no loop over T. It costs k times a reverse scan's arithmetic and holds all of T at once: for
+    accelerators, and for gradients that die early. With a `tolerance` it stops by itself, see `jaxrnn.value_and_grad`.
+
+    Args:
+        k: steps back; k >= T - 1 is full BPTT.
+        tolerance: stop before lag k where the largest term is at most this share of the largest of lag 0; a term is
+            sum_{t, batch} |D_i[t]| of one unit.
+
+    Raises:
+        ValueError: k below 1, a tolerance that is negative or not finite.
+        TypeError: a k that is not an int.
+
+    Source: Williams & Peng (1990), BPTT(h) with h' = 1, whose h counts the step itself: h = k + 1; Britz (2015), the
+    recurrent network tutorial's `bptt_truncate` = k.
+
+    >>> import jaxrnn
+    >>> jaxrnn.Window(20, tolerance=1e-3).k
+    20
+    """
+
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tolerance is not None:
+            check_scale("tolerance", self.tolerance)
+
+    def kept_steps(self, steps: int) -> int:
+        """Counts the steps that are held at a time: all of them."""
+        return steps
+
+    def gradient(self, setup: Setup, plan: Plan, state: tuple[State, ...], sums: Sums, steps: Steps) -> Outcome:
+        """Computes the loss and the sum of all lags up to k.
+
+            D_0[t] = delta_{t,t}        D_{i+1}[t-1] = (D_i[t] W) * (1 - s_{t-1}^2)        delta_t = sum_{i<=k} D_i[t]
+
+        here for any cell and any number of layers: every lag takes the layers back from the top, through one step each.
+        """
+        final, residuals = forward(setup.stack, "none", state, steps)
+        sums, g = _readout(setup, setup.ask_last(final, sums), steps, residuals)
+        lags = _Lags(setup, steps._replace(loss=None), _step_by_step(setup, residuals))
+        totals = lags.first(sums.adjoints, g)
+
+        def more(totals: _Totals) -> Array:
+            going_on = totals.lag <= min(self.k, steps.shape[0] - 1)
+            if self.tolerance is None:
+                return going_on
+            return going_on & (totals.sizes[-1] > self.tolerance * totals.sizes[0])
+
+        totals = lax.while_loop(more, lags.next, totals)
+        grads = sums.grads._replace(layers=_weight_grads(setup, steps, residuals, totals.deltas))
+        return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, steps.shape[0]))
 
 
-class _Sums(NamedTuple):
+class _Totals(NamedTuple):
     """What the loop over lags carries."""
 
     after: tuple[State, ...]  # per layer dE_{t+i}/ds_t of the next lag i, [T, *batch, H]
-    deltas: tuple[Any, ...]  # per layer, summed over the lags so far
+    deltas: tuple[Deltas, ...]  # per layer, summed over the lags so far, [T, *batch, ...]
     starts: tuple[Adjoint, ...]  # per layer, what has reached s_0, through the first step and through resets
     lag: Array
     sizes: Array  # of the largest terms: of lag 0, and of the last three
 
 
-def window(
-    stack: Stack, steps: Steps, traces: tuple[Trace, ...], g: Array | None, last: tuple[Adjoint, ...], truncate: Window
-) -> tuple[tuple[Any, ...], tuple[Adjoint, ...], Lags]:
-    """The layers' weight gradients, the adjoints of s_0, and how far it reached.
+class _Lags:
+    """One lag: every step's adjoint through that step, all of them at once."""
 
-        D_0[t] = delta_{t,t}        D_{i+1}[t-1] = (D_i[t] W) * (1 - s_{t-1}^2)        delta_t = sum_{i<=k} D_i[t]
+    def __init__(self, setup: Setup, steps: Steps, residuals: tuple[Residuals, ...]) -> None:
+        self.setup, self.residuals = setup, residuals
+        self.steps = jax.tree.map(lambda leaf: leaf[:, None], steps)  # [T, 1, *batch, ...]: segments of one step
 
-    here for any cell and any number of layers: of every lag i, the layers from the top.
+    def first(self, last: tuple[Adjoint, ...], g: Array | None) -> _Totals:
+        """Takes lag 0, in which every step's own loss asks g of its hidden state, and the last state is asked for."""
+        T = self.steps.inputs.shape[0]
+        after = tuple(jax.tree.map(lambda leaf: _at_the_end(leaf, T), adjoint.state) for adjoint in last)
+        starts = tuple(jax.tree.map(jnp.zeros_like, adjoint) for adjoint in last)
+        sizes = jnp.zeros(4, self.setup.zeros.E.dtype)
+        return self._take(_Totals(after, (), starts, jnp.int32(0), sizes), g)
 
-    Args:
-        stack, steps, traces: the network and its whole sequence.
-        g: what the readout asks of every hidden state, [T, *batch, H]; None where only the last one is asked.
-        last: per layer, what is asked of the final state.
-        truncate: k and the tolerance.
-    """
-    layers = stack.linearize(steps, traces)
-    T = steps.inputs.shape[0]
-    after = tuple(jax.tree.map(lambda leaf: _at_the_end(leaf, T), adjoint.state) for adjoint in last)
-    sums = _Sums(after, _zero_deltas(stack, layers, after), last, jnp.int32(0), jnp.zeros(4, stack.loss.weights.dtype))
-    starts = tuple(jax.tree.map(jnp.zeros_like, adjoint) for adjoint in last)
-    sums = _lag(stack, layers, steps, sums._replace(starts=starts), g)
+    def next(self, totals: _Totals) -> _Totals:
+        """Takes the next lag."""
+        return self._take(totals, None)
 
-    def more(sums: _Sums) -> Array:
-        going_on = sums.lag <= min(truncate.k, T - 1)
-        if truncate.tolerance is None:
-            return going_on
-        return going_on & (sums.sizes[-1] > truncate.tolerance * sums.sizes[0])
+    def _take(self, totals: _Totals, g: Array | None) -> _Totals:
+        def one_step(after: tuple[State, ...], steps: Steps, residuals: tuple, g: Array | None) -> tuple:
+            zeros = tuple(None if s.initial is None else jax.tree.map(jnp.zeros_like, s.initial) for s in totals.starts)
+            adjoints = tuple(Adjoint(*both) for both in zip(after, zeros, strict=True))
+            found, _ = backward(self.setup.stack, adjoints, steps, residuals, g)
+            return tuple(each.adjoint for each in found), jax.tree.map(
+                lambda leaf: leaf[0], tuple(each.deltas for each in found)
+            )
 
-    sums = lax.while_loop(more, lambda sums: _lag(stack, layers, steps, sums, None), sums)
-    grads = tuple(
-        cell.weight_grads(params, operands, layer.fed, layer.previous, delta)
-        for (cell, params, operands, _, _), layer, delta in zip(stack.layers, layers, sums.deltas, strict=True)
-    )
-    return grads, sums.starts, _reached(sums, T)
-
-
-def _lag(stack: Stack, layers: tuple[Linearized, ...], steps: Steps, sums: _Sums, g: Array | None) -> _Sums:
-    """One lag: every step's adjoint through that step, all at once; layers from the top."""
-    after, deltas, starts = list(sums.after), list(sums.deltas), list(sums.starts)
-    sizes = []
-    for i in reversed(range(len(layers))):
-        (cell, params, operands, _, _), (fed, previous, local) = stack.layers[i], layers[i]
-        asked = after[i] if g is None else add_to_hidden(after[i], g)
-        before, delta = cell.step_adjoint(operands, asked, local)
-        delta = blank(steps.breaks.mask, delta)
-        deltas[i] = jax.tree.map(jnp.add, deltas[i], delta)
-        sizes.append(_largest(delta))
-        after[i], starts[i] = _back(steps.breaks, leave(steps.breaks, asked, before), starts[i])
-        dx = cell.input_grads(params, fed, previous, delta) if i > 0 else None
-        g = stack.hand_down(i, g, dx, steps)
-    size = jnp.max(jnp.stack(sizes)).astype(sums.sizes.dtype)
-    first = jnp.where(sums.lag == 0, size, sums.sizes[0])
-    return _Sums(tuple(after), tuple(deltas), tuple(starts), sums.lag + 1, jnp.stack([first, *sums.sizes[2:], size]))
+        g = None if g is None else g[:, None]
+        before, deltas = jax.vmap(one_step)(totals.after, self.steps, self.residuals, g)
+        size = jnp.max(jnp.stack([_largest(delta) for delta in deltas])).astype(totals.sizes.dtype)
+        first = jnp.where(totals.lag == 0, size, totals.sizes[0])
+        starts = tuple(_reach_start(start, adjoint) for start, adjoint in zip(totals.starts, before, strict=True))
+        after = tuple(jax.tree.map(_one_step_earlier, adjoint.state) for adjoint in before)
+        deltas = jax.tree.map(jnp.add, totals.deltas, deltas) if totals.deltas else deltas
+        return _Totals(after, deltas, starts, totals.lag + 1, jnp.stack([first, *totals.sizes[2:], size]))
 
 
-def _back(breaks: Breaks, before: State, start: Adjoint) -> tuple[State, Adjoint]:
-    """The adjoint before every step becomes that after the one before it; the first step's has reached s_0."""
-    zeros = jax.tree.map(jnp.zeros_like, before) if breaks.reset is not None else None
-    state, initial = enter_adjoint(breaks, before, zeros)
-    reached = jax.tree.map(lambda s, leaf: s + leaf[0], start.state, state)
-    through_resets = jax.tree.map(lambda s, leaf: s + leaf.sum(0), start.initial, initial)
-    after = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), state)
-    return after, Adjoint(reached, through_resets)
+def _step_by_step(setup: Setup, residuals: tuple[Residuals, ...]) -> tuple[Residuals, ...]:
+    """Cuts residuals of T steps into T residuals of one step, [T, ...] and [T, 1, ...]."""
+
+    def cut(residuals: Residuals) -> Residuals:
+        several = jax.tree.map(lambda leaf: leaf[:, None], (residuals.states, residuals.of_steps))
+        return Residuals(previous_states(residuals), *several)
+
+    return tuple(map(cut, residuals))
+
+
+def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
+    """Takes readout and loss back over all steps, in segments; without a loss nothing is asked."""
+    if steps.loss is None:
+        return sums, None
+
+    def segment(carry: tuple, x: tuple) -> tuple[tuple, Array]:
+        E, g, readout = setup.loss.backward(*x)
+        return jax.tree.map(jnp.add, carry, (E, readout)), g
+
+    hidden = [hidden_states(*pair) for pair in zip(setup.stack.layers, residuals, strict=True)]
+    top = inputs_of(setup.stack, steps, hidden)[-1]
+    T, rows = steps.shape[0], steps.loss.weights.size // steps.shape[0]
+    K = segment_length("auto", T, rows, 2 * rows * setup.net.readout.outputs * top.dtype.itemsize)
+    carry = sums.E, sums.grads.readout
+    (E, readout), g = scan_segments(segment, carry, split((top, steps.loss), T, K))
+    return sums._replace(E=E, grads=sums.grads._replace(readout=readout)), join(g)
+
+
+def _weight_grads(
+    setup: Setup, steps: Steps, residuals: tuple[Residuals, ...], deltas: tuple[Deltas, ...]
+) -> tuple[ArrayTree, ...]:
+    """Sums delta_t x_t^T and delta_t s_{t-1}^T over all steps, for every layer."""
+    hidden = [hidden_states(*pair) for pair in zip(setup.stack.layers, residuals, strict=True)]
+    found, inputs = [], inputs_of(setup.stack, steps, hidden)[:-1]
+    for layer, fed, kept, delta in zip(setup.stack.layers, inputs, residuals, deltas, strict=True):
+        previous, _ = linearize_segment(layer, fed, steps.flags, kept)
+        found.append(layer.cell.weight_grads(layer.params, layer.operands, fed, previous, delta))
+    return tuple(found)
+
+
+def _reach_start(start: Adjoint, before: Adjoint) -> Adjoint:
+    """Adds what a lag brings to s_0, through the first step, and through resets."""
+    state = jax.tree.map(lambda s, leaf: s + leaf[0], start.state, before.state)
+    return Adjoint(state, jax.tree.map(lambda s, leaf: s + leaf.sum(0), start.initial, before.initial))
+
+
+def _one_step_earlier(leaf: Array) -> Array:
+    """Makes the adjoint before every step that after the one before it."""
+    return jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])])
 
 
 def _at_the_end(leaf: Array, steps: int) -> Array:
     return jnp.zeros((steps, *leaf.shape), leaf.dtype).at[-1].set(leaf)
 
 
-def _zero_deltas(stack: Stack, layers: tuple[Linearized, ...], after: tuple[State, ...]) -> tuple[Any, ...]:
-    def deltas() -> tuple[Any, ...]:
-        parts = zip(stack.layers, layers, after, strict=True)
-        return tuple(layer.cell.step_adjoint(layer.operands, asked, seen.local)[1] for layer, seen, asked in parts)
-
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(deltas))
-
-
-def _largest(delta: Any) -> Array:
-    """max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's share of dE/db or dE/dW is larger."""
+def _largest(delta: Deltas) -> Array:
+    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger."""
     sums = (jnp.abs(leaf).reshape(-1, leaf.shape[-1]).sum(0).max() for leaf in jax.tree.leaves(delta))
     return jnp.max(jnp.stack(list(sums)))
 
 
-def _reached(sums: _Sums, T: int) -> Lags:
-    """What the lags say of those left out, sum_{i > used} size_i <= size r / (1 - r) if they go on shrinking by r.
+def _reached(totals: _Totals, T: int) -> Lags:
+    """Bounds the lags left out, sum_{i > used} size_i <= size r / (1 - r) if they go on shrinking by r.
 
     r is the worse of the last two ratios between lags. A bound under that condition, which nothing proves: a gradient
     that grows again further back would escape it. Zero where no lag is left, infinite where they do not shrink.
     """
-    first, a, b, c = sums.sizes
-    used = sums.lag - 1
+    first, a, b, c = totals.sizes
+    used = totals.lag - 1
     ratio = jnp.maximum(jnp.where(b > 0, c / b, 0), jnp.where((a > 0) & (used > 1), b / a, 0))
     tail = jnp.where(ratio < 1, c * ratio / (1 - ratio), jnp.inf)
     nothing_left = (used >= T - 1) | (c == 0)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, check_choice
+from jaxrnn.arguments import check_choice
 from jaxrnn.cells.base import Cell, Params, State
 
 
 class BidirectionalParams(NamedTuple):
-    """Parameters of a bidirectional layer."""
+    """Holds the parameters of a bidirectional layer."""
 
     forward: Params
     backward: Params
@@ -21,7 +23,7 @@ class BidirectionalParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Bidirectional:
-    """Two cells over the same inputs, one in each direction of time.
+    """Runs two cells over the same inputs, one in each direction of time.
 
         s_t  = step(s_{t-1}, x_t),  t = 1 .. T           s~_t = step~(s~_{t+1}, x_t),  t = T .. 1
         output_t = (s_t, s~_t)   or   s_t + s~_t
@@ -52,7 +54,7 @@ class Bidirectional:
 
     forward: Cell
     backward: Cell
-    merge: str = "concatenate"
+    merge: Literal["concatenate", "sum"] = "concatenate"
 
     def __post_init__(self) -> None:
         check_choice("merge", self.merge, ("concatenate", "sum"))
@@ -67,36 +69,38 @@ class Bidirectional:
 
     @property
     def inputs(self) -> int:
-        """D."""
+        """Counts the input features, D."""
         return self.forward.inputs
 
     @property
     def hidden(self) -> int:
-        """H, of each direction."""
+        """Counts the hidden units of each direction, H."""
         return self.forward.hidden
 
     @property
     def outputs(self) -> int:
-        """What the layer above sees: 2H, or H where the two are summed."""
+        """Counts what the layer above sees: 2H, or H where the two are summed."""
         return self.hidden * (2 if self.merge == "concatenate" else 1)
 
-    def init(self, key: Array, dtype: Any = jnp.float32) -> BidirectionalParams:
-        """Fresh parameters of both cells."""
+    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> BidirectionalParams:
+        """Draws fresh parameters of both cells."""
         forward, backward = jax.random.split(key)
         return BidirectionalParams(self.forward.init(forward, dtype), self.backward.init(backward, dtype))
 
-    def initial_state(self, batch: tuple[int, ...] = (), dtype: Any = jnp.float32) -> tuple[State, State]:
-        """s_0 of the forward cell and s~_{T+1} of the backward one."""
+    def initial_state(self, batch: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> tuple[State, State]:
+        """Makes s_0 of the forward cell and s~_{T+1} of the backward one."""
         return self.forward.initial_state(batch, dtype), self.backward.initial_state(batch, dtype)
 
     def join(self, forward: Array, backward: Array) -> Array:
-        """The outputs [..., 2H] or [..., H], from the hidden states of both [..., H]."""
+        """Merges the hidden states of both [..., H] into the outputs [..., 2H] or [..., H]."""
         return jnp.concatenate([forward, backward], -1) if self.merge == "concatenate" else forward + backward
+
+    def split(self, g: Array) -> tuple[Array, Array]:
+        """Returns what the outputs [..., 2H] or [..., H] ask of the hidden states of both: the adjoint of `join`."""
+        if self.merge == "sum":
+            return g, g
+        forward, backward = jnp.split(g, 2, -1)
+        return forward, backward
 
 
 Layer = Cell | Bidirectional
-
-
-def backward_reset(reset: Array | None) -> Array | None:
-    """The resets of the backward direction: what parts step t from t - 1 comes, for it, before step t - 1."""
-    return None if reset is None else jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])

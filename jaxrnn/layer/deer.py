@@ -8,35 +8,37 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 from jax import lax
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, cast, cast_like, check_choice, check_positive, is_integer
-from jaxrnn.cells.base import Cell, Params, State, hidden_of
-from jaxrnn.layer import scan
+from jaxrnn.arguments import cast_like, check_positive
+from jaxrnn.cells.base import Cell, Local, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
-from jaxrnn.layer.bptt import Unrolled, Way, reverse_segment
+from jaxrnn.layer.bptt import reverse_segment
 from jaxrnn.layer.forward_mode import reverse_mode_only
-from jaxrnn.layer.masking import Adjoint, Breaks, enter, enter_adjoint, leave
-from jaxrnn.layer.scan import Sequence, Trace, previous_states
-from jaxrnn.layer.unroll import check_layer
+from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step, enter, leave
+from jaxrnn.layer.prepared import Backward, PreparedCell, ScanOptions, check_backward
+from jaxrnn.layer.scan import Residuals, forward_segment, previous_states
+from jaxrnn.layer.unroll import LayerCall, check_call, prepare_call
 
 
 class Convergence(NamedTuple):
-    """How the iterations ended."""
+    """Says how the iterations ended."""
 
     iterations: Array  # how many were taken
     residual: Array  # max |s_t - f(s_{t-1}, x_t)| that they reached
     converged: Array  # whether that is within the tolerance; where not, the sequential scan has taken over
 
 
-class Newton(NamedTuple):
-    """What is iterated, and for how long."""
+class NewtonOptions(NamedTuple):
+    """Says what is iterated, and for how long."""
 
     diagonal: bool
     damping: float
     tolerance: float
     iterations: int
-    backward: str
+    backward: Backward
 
 
 def deer(
@@ -52,10 +54,10 @@ def deer(
     damping: float = 0.0,
     tolerance: float | None = None,
     iterations: int = 100,
-    compute_dtype: Any = None,
-    backward: str = "sequential",
+    compute_dtype: DTypeLike | None = None,
+    backward: Backward = "sequential",
 ) -> tuple[Array, State, Convergence]:
-    """The hidden states of one layer, all T at once: the twin of `jaxrnn.unroll`, for accelerators and small H.
+    """Computes the hidden states of one layer, all T at once: a twin of `jaxrnn.unroll` for accelerators and small H.
 
         s_t = f(s_{t-1}, x_t),  t = 1 .. T        is solved by        J_t = ds_t/ds_{t-1} at s_{t-1}^i
 
@@ -100,40 +102,42 @@ def deer(
     if not isinstance(cell, Cell):
         raise TypeError(f"cell must be a jaxrnn.Cell, got {cell if isinstance(cell, type) else type(cell).__name__}")
     check_positive("iterations", iterations)
-    check_choice("backward", backward, ("sequential", "associative"))
+    check_backward(backward)
     if not 0 <= damping < 1:
         raise ValueError(f"damping must lie in 0 .. 1, 1 excluded, got {damping}")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be positive, got {tolerance}")
-    sequence = check_layer(cell, params, inputs, state, mask, reset, initial, None, compute_dtype)
+    call = check_call(cell, params, LayerCall(inputs, state, Flags(mask, reset), initial), compute_dtype)
     if tolerance is None:
-        tolerance = max(1e-12, 100 * float(jnp.finfo(hidden_of(sequence.state).dtype).eps))
-    newton = Newton(diagonal, damping, tolerance, iterations, backward)
-    params, xs, before, first = reverse_mode_only((params, sequence.inputs, sequence.state, sequence.initial))
-    return _deer(cell, newton, params, sequence._replace(inputs=xs, state=before, initial=first))
+        tolerance = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps))
+    options = NewtonOptions(diagonal, damping, tolerance, iterations, backward)
+    params, xs, before, first = reverse_mode_only((params, call.inputs, call.state, call.initial))
+    return _deer(cell, options, params, call._replace(inputs=xs, state=before, initial=first))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _deer(cell: Cell, newton: Newton, params: Params, sequence: Sequence) -> tuple[Array, State, Convergence]:
-    states, how = _solve(cell, newton, params, sequence)
-    return hidden_of(states), jax.tree.map(lambda leaf: leaf[-1], states), how
+def _deer(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
+    return _forward(cell, options, params, call)[0]
 
 
-def _forward(cell: Cell, newton: Newton, params: Params, sequence: Sequence) -> tuple:
-    states, how = _solve(cell, newton, params, sequence)
-    return (hidden_of(states), jax.tree.map(lambda leaf: leaf[-1], states), how), (params, sequence, states)
+def _forward(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -> tuple[tuple, tuple]:
+    layer = prepare_call(cell, ScanOptions(backward=options.backward), params, call)
+    states, how = _solve(_Equations(layer, call, options))
+    return (hidden_of(states), jax.tree.map(lambda leaf: leaf[-1], states), how), (params, call, states)
 
 
-def _backward(cell: Cell, newton: Newton, residuals: tuple, cotangents: tuple[Array, State, Any]) -> tuple:
-    params, (inputs, state, breaks, initial, _), states = residuals
+def _backward(
+    cell: Cell, options: NewtonOptions, kept: tuple, cotangents: tuple[Array, State, Any]
+) -> tuple[Params, LayerCall]:
+    params, call, states = kept
     g, last, _ = cotangents
-    computed = cast(params, g.dtype)
-    layer = Unrolled(cell, computed, cell.prepare(computed), initial, Way(backward=newton.backward))
-    adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, initial))
-    adjoint, grads, dx, _ = reverse_segment(layer, inputs, breaks, g, Trace(state, states, None), adjoint)
+    layer = prepare_call(cell, ScanOptions(backward=options.backward), params, call)
+    adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
+    residuals = Residuals(call.state, states, None)
+    found = reverse_segment(layer, call.inputs, call.flags, g, residuals, adjoint)
     constant: Any = None  # no gradient reaches mask and reset
-    dinputs: Any = None if is_integer(inputs) else dx
-    return cast_like(grads, params), Sequence(dinputs, adjoint.state, constant, adjoint.initial, constant)
+    state, initial = found.adjoint
+    return cast_like(found.grads, params), LayerCall(found.inputs, state, constant, initial)
 
 
 _deer.defvjp(_forward, _backward)
@@ -146,52 +150,50 @@ class _Iterate(NamedTuple):
     number: Array
 
 
-def _solve(cell: Cell, newton: Newton, params: Params, sequence: Sequence) -> tuple[State, Convergence]:
-    """The states after every step [T, *batch, ...]."""
-    inputs, state, breaks, initial, _ = sequence
-    operands = cell.prepare(cast(params, hidden_of(state).dtype))
-    problem = _Problem(cell, operands, sequence, newton)
+def _solve(equations: _Equations) -> tuple[State, Convergence]:
+    """Iterates to the states after every step [T, *batch, ...]; falls back to the sequential scan."""
+    layer, call, options = equations.layer, equations.call, equations.options
 
     def going_on(iterate: _Iterate) -> Array:
         # NaN is no convergence: hence not "greater than".
-        return ~(iterate.residual <= newton.tolerance) & (iterate.number < newton.iterations)
+        return ~(iterate.residual <= options.tolerance) & (iterate.number < options.iterations)
 
     def iterate(now: _Iterate) -> _Iterate:
-        return problem.at(problem.step(now), now.number + 1)
+        return equations.at(equations.newton_step(now), now.number + 1)
 
-    T = inputs.shape[0]
-    everywhere = jnp.broadcast_to(flatten(state), (T, *flatten(state).shape))
-    first = problem.at(problem.take(everywhere)[0], jnp.int32(0))  # every step taken from s_0
+    start = flatten(call.state)
+    everywhere = jnp.broadcast_to(start, (call.inputs.shape[0], *start.shape))
+    first = equations.at(equations.take(everywhere)[0], jnp.int32(0))  # every step taken from s_0
     last = lax.while_loop(going_on, iterate, first)
-    converged = last.residual <= newton.tolerance
+    converged = last.residual <= options.tolerance
 
     def sequential() -> State:
-        return scan.trace_cell(cell, operands, inputs, state, breaks, initial)[0].states
+        return forward_segment(layer, call.state, call.inputs, call.flags)[1].states
 
-    states = lax.cond(converged, lambda: problem.as_states(last.states), sequential)
+    states = lax.cond(converged, lambda: equations.as_states(last.states), sequential)
     return states, Convergence(last.number, last.residual, converged)
 
 
-class _Problem:
-    """The equations s_t = f(s_{t-1}, x_t) of one sequence, states as flat numbers [T, *batch, n]."""
+class _Equations:
+    """The equations s_t = f(s_{t-1}, x_t) of one sequence, with states as flat numbers [T, *batch, n]."""
 
-    def __init__(self, cell: Cell, operands: Any, sequence: Sequence, newton: Newton) -> None:
-        self.cell, self.operands, self.sequence, self.newton = cell, operands, sequence, newton
-        self.projected = cell.project(operands, sequence.inputs)
+    def __init__(self, layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> None:
+        self.layer, self.call, self.options = layer, call, options
+        self.projected = layer.cell.project(layer.operands, call.inputs)
 
     def as_states(self, numbers: Array) -> State:
-        return unflatten(numbers, self.sequence.state)
+        return unflatten(numbers, self.call.state)
 
     def previous(self, numbers: Array) -> Array:
-        return flatten(previous_states(Trace(self.sequence.state, self.as_states(numbers), None)))
+        return flatten(previous_states(Residuals(self.call.state, self.as_states(numbers), None)))
 
-    def take(self, previous: Array) -> tuple[Array, tuple[State, State, Any]]:
-        """f for all t at once, and what it is linearized from."""
-        breaks = self.sequence.breaks
-        before = enter(breaks, self.sequence.initial, self.as_states(previous))
-        after, kept = self.cell.advance(self.operands, before, self.projected)
-        after = leave(breaks, before, after)
-        return flatten(after), (before, after, kept)
+    def take(self, previous: Array) -> tuple[Array, tuple[State, State, StepResiduals]]:
+        """Computes f for all t at once, and what it is linearized from."""
+        flags = self.call.flags
+        before = enter(flags, self.call.initial, self.as_states(previous))
+        after, residuals = self.layer.cell.step_with_residuals(self.layer.operands, before, self.projected)
+        after = leave(flags, before, after)
+        return flatten(after), (before, after, residuals)
 
     def at(self, numbers: Array, number: Array) -> _Iterate:
         # What has run away begins again at zero: infinities would never come back.
@@ -199,23 +201,25 @@ class _Problem:
         taken, _ = self.take(self.previous(numbers))
         return _Iterate(numbers, taken, jnp.max(jnp.abs(numbers - taken)), number)
 
-    def step(self, now: _Iterate) -> Array:
-        """s^{i+1}: the linear recurrence solved."""
-        previous = self.previous(now.states)
-        _, (before, after, kept) = self.take(previous)
-        local = self.cell.linearize(self.operands, self.sequence.inputs, before, after, kept)
-        shrink = 1 - self.newton.damping
-        if self.newton.diagonal:
-            J = shrink * _own_jacobians(self.cell, self.operands, self.sequence, local)  # [T, *batch, H, p, p]
-            size = J.shape[-1]
-            rest = _by_unit(now.taken, size) - _times(J, _by_unit(previous, size))
-            J, rest = solve(jnp.swapaxes(J, -1, -2), rest)
-            start = _by_unit(flatten(self.sequence.state), size)
-            return _by_part(jnp.einsum("...i,t...ij->t...j", start, J) + rest)
-        J = shrink * jacobians(self.cell, self.operands, self.sequence.state, local, self.sequence.breaks)
-        rest = now.taken - _times(J, previous)
-        J, rest = solve(jnp.swapaxes(J, -1, -2), rest)
-        return jnp.einsum("...i,t...ij->t...j", flatten(self.sequence.state), J) + rest
+    def newton_step(self, now: _Iterate) -> Array:
+        """Solves the linear recurrence for s^{i+1}."""
+        previous, start = self.previous(now.states), flatten(self.call.state)
+        _, linearized_at = self.take(previous)
+        local = self.layer.cell.linearize(self.layer.operands, self.call.inputs, *linearized_at)
+        shrink = 1 - self.options.damping
+        if not self.options.diagonal:
+            J = shrink * jacobians(self.layer, self.call.state, local, self.call.flags)
+            return _solve_linear(J, now.taken - _times(J, previous), start)
+        J = shrink * _own_jacobians(self.layer, self.call, local)  # [T, *batch, H, p, p]
+        p = J.shape[-1]
+        rest = _by_unit(now.taken, p) - _times(J, _by_unit(previous, p))
+        return _by_part(_solve_linear(J, rest, _by_unit(start, p)))
+
+
+def _solve_linear(J: Array, rest: Array, start: Array) -> Array:
+    """Solves s_t = J_t s_{t-1} + rest_t for all t, from the s_0 given."""
+    J, rest = solve(jnp.swapaxes(J, -1, -2), rest)
+    return jnp.einsum("...i,t...ij->t...j", start, J) + rest
 
 
 def _times(J: Array, numbers: Array) -> Array:
@@ -223,36 +227,35 @@ def _times(J: Array, numbers: Array) -> Array:
 
 
 def _by_unit(numbers: Array, parts: int) -> Array:
-    """[..., p H] as [..., H, p]."""
+    """Reshapes [..., p H] to [..., H, p]."""
     return jnp.swapaxes(numbers.reshape(*numbers.shape[:-1], parts, -1), -1, -2)
 
 
 def _by_part(numbers: Array) -> Array:
-    """The inverse of `_by_unit`."""
+    """Undoes `_by_unit`."""
     return jnp.swapaxes(numbers, -1, -2).reshape(*numbers.shape[:-2], -1)
 
 
-def _own_jacobians(cell: Cell, operands: Any, sequence: Sequence, local: Any) -> Array:
-    """What every unit does to itself, [T, *batch, H, p, p], for a state of p parts."""
-    parts = [leaf.shape[-1] for leaf in jax.tree.leaves(sequence.state)]
+def _own_jacobians(layer: PreparedCell, call: LayerCall, local: Local) -> Array:
+    """Forms what every unit does to itself, [T, *batch, H, p, p], for a state of p parts."""
+    parts = [leaf.shape[-1] for leaf in jax.tree.leaves(call.state)]
     if len(set(parts)) > 1:
         raise TypeError(f"diagonal needs a state whose parts are of one size, got sizes {parts}")
-    own = cell.own_operands(operands)
+    own = layer.cell.own_operands(layer.operands)
     if own is None:
-        J = jacobians(cell, operands, sequence.state, local, sequence.breaks)
+        J = jacobians(layer, call.state, local, call.flags)
         p, H = len(parts), parts[0]
         blocks = J.reshape(*J.shape[:-2], p, H, p, H)
         return jnp.moveaxis(jnp.diagonal(blocks, axis1=-3, axis2=-1), -1, -3)
-    rows = [_own_row(cell, own, sequence.state, local, sequence.breaks, part) for part in range(len(parts))]
+    rows = [_own_row(layer._replace(operands=own), call, local, part) for part in range(len(parts))]
     return jnp.stack(rows, -2)
 
 
-def _own_row(cell: Cell, own: Any, state: State, local: Any, breaks: Breaks, part: int) -> Array:
-    """d(part of s_t)/d(all parts of s_{t-1}), unit by unit, [T, *batch, H, p]."""
-    T = jax.tree.leaves(local)[0].shape[0]
-    leaves, structure = jax.tree.flatten(state)
+def _own_row(layer: PreparedCell, call: LayerCall, local: Local, part: int) -> Array:
+    """Forms d(part of s_t)/d(all parts of s_{t-1}), unit by unit, [T, *batch, H, p]."""
+    T = call.inputs.shape[0]
+    leaves, structure = jax.tree.flatten(call.state)
     ones = [jnp.full((T, *leaf.shape), float(i == part), leaf.dtype) for i, leaf in enumerate(leaves)]
-    after = jax.tree.unflatten(structure, ones)
-    before = leave(breaks, after, cell.step_adjoint(own, after, local)[0])
-    zeros = jax.tree.map(jnp.zeros_like, before)
-    return jnp.stack(jax.tree.leaves(enter_adjoint(breaks, before, zeros).state), -1)
+    adjoint = Adjoint(jax.tree.unflatten(structure, ones), None)
+    before = adjoint_step(layer, adjoint, None, local, call.flags)[0].state
+    return jnp.stack(jax.tree.leaves(before), -1)

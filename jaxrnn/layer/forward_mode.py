@@ -7,9 +7,10 @@ an operation that can be transposed, which is all that reverse mode asks of it, 
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
+from chex import ArrayTree
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -19,12 +20,12 @@ MESSAGE = (
 )
 
 
-def reverse_mode_only(tree: Any) -> Any:
-    """The pytree itself. Its floating leaves can be differentiated in reverse mode; forward mode is a TypeError."""
+def reverse_mode_only(tree: ArrayTree) -> ArrayTree:
+    """Returns the pytree itself, whose derivative in forward mode is a TypeError."""
     return jax.tree.map(_guard.bind, tree)
 
 
-def _raise(*_: Any, **__: Any) -> NoReturn:
+def _raise(*_: object, **__: object) -> NoReturn:
     raise TypeError(MESSAGE)
 
 

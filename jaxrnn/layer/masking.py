@@ -1,4 +1,4 @@
-"""Breaks in time: a mask holds the state over steps that are not there, a reset begins anew.
+"""Masks and resets: a mask holds the state over steps that are padding, a reset makes it the initial one again.
 
     before_t = s_0 where reset_t, else s_{t-1}
     s_t      = step(before_t, x_t) where mask_t, else before_t
@@ -8,68 +8,117 @@ and backwards, with the adjoint of s_t on the right:
     dE/dbefore_t = step_adjoint(dE/ds_t) where mask_t, else dE/ds_t          delta_t = 0 where not mask_t
     dE/ds_{t-1}  = 0 where reset_t, else dE/dbefore_t                        dE/ds_0 += dE/dbefore_t where reset_t
 
-Cells know nothing of it: these few functions stand around the step, and around its adjoint, in the loops over time.
+Cells know nothing of masks and resets: these functions stand around the step, and around its adjoint.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array, ArrayTree
 
-from jaxrnn.arguments import Array, as_array, check_positive, is_concrete, is_integer
-from jaxrnn.cells.base import State
+from jaxrnn.arguments import as_array, check_positive, is_concrete, is_integer
+from jaxrnn.cells.base import Deltas, Local, State, add_to_hidden
+from jaxrnn.layer.prepared import PreparedCell
 
 
-class Breaks(NamedTuple):
-    """Mask and reset of some steps, or of one; None is neither masked nor reset, and costs nothing."""
+class Flags(NamedTuple):
+    """Holds mask and reset of some steps, or of one; None is neither masked nor reset, and costs nothing."""
 
-    mask: Array | None  # [K, *batch], False where the step is not there
+    mask: Array | None  # [K, *batch], False where the step is padding
     reset: Array | None  # [K, *batch], True where the state before the step is the initial one
 
 
 class Adjoint(NamedTuple):
-    """What the reverse pass carries of a layer."""
+    """Holds what the reverse pass carries of a layer."""
 
     state: State  # dE/ds_t through the steps after t
     initial: State | None  # dE/ds_0 through the resets met so far; None where there are no resets
 
 
-def enter(breaks: Breaks, initial: State | None, state: State) -> State:
-    """The state before a step."""
-    return state if breaks.reset is None else _select(breaks.reset, initial, state)
+class StepAdjoints(NamedTuple):
+    """Holds the adjoint on both sides of a step."""
+
+    after: State  # dE/ds_t, what the loss at t and the steps after t ask
+    before: State  # dE/ds_t ds_t/ds_{t-1}, before mask and reset
 
 
-def leave(breaks: Breaks, before: State, after: State) -> State:
-    """The state after a step; and, the other way through it, the adjoint before a step from that after it."""
-    return after if breaks.mask is None else _select(breaks.mask, after, before)
+def enter(flags: Flags, initial: State | None, state: State) -> State:
+    """Returns the state before a step."""
+    return state if flags.reset is None else _select(flags.reset, initial, state)
 
 
-def enter_adjoint(breaks: Breaks, before: State, initial: State | None) -> Adjoint:
-    """The adjoint of what `enter` was given: past a reset nothing reaches the state, all of it the initial one."""
-    if breaks.reset is None:
+def leave(flags: Flags, before: State, after: State) -> State:
+    """Returns the state after a step; for adjoints, whose way is the other one, the adjoint before the step."""
+    return after if flags.mask is None else _select(flags.mask, after, before)
+
+
+def adjoint_step(
+    layer: PreparedCell, adjoint: Adjoint, g: Array | None, local: Local, flags: Flags
+) -> tuple[Adjoint, Deltas, StepAdjoints]:
+    """Takes the adjoint of one layer back through a step, its mask and its reset: the one step of every reverse pass.
+
+        dE/ds_t = g_t + (carried adjoint)        dE/ds_{t-1}, delta_t = step_adjoint(dE/ds_t)
+
+    Args:
+        layer: the cell.
+        adjoint: dE/ds_t through the steps after t.
+        g: what the layers above ask of the hidden state, [*batch, H]; None where they ask nothing.
+        local: what the cell's `linearize` computed for the step.
+        flags: mask and reset of the step.
+
+    Returns:
+        The adjoint before the step; delta_t, which `blank` must clear where the step is masked (once for all steps of
+        a segment: within the loop it would cost an operation a step); and the adjoint on both sides.
+    """
+    after = adjoint.state if g is None else add_to_hidden(adjoint.state, g)
+    after = after if layer.options.clip is None else _clip(after, layer.options.clip)
+    before, delta = layer.cell.step_adjoint(layer.operands, after, local)
+    held = leave(flags, after, before)
+    return _leave_reset(flags, held, adjoint.initial), delta, StepAdjoints(after, before)
+
+
+def _leave_reset(flags: Flags, before: State, initial: State | None) -> Adjoint:
+    """Moves the adjoint of a state that a reset replaced from that state to the initial one."""
+    if flags.reset is None:
         return Adjoint(before, initial)
     zeros = jax.tree.map(jnp.zeros_like, before)
-    cut = _select(breaks.reset, before, zeros)
-    return Adjoint(_select(breaks.reset, zeros, before), jax.tree.map(jnp.add, initial, cut))
+    to_initial = _select(flags.reset, before, zeros)
+    if initial is not None:
+        to_initial = jax.tree.map(jnp.add, initial, to_initial)
+    return Adjoint(_select(flags.reset, zeros, before), to_initial)
 
 
-def blank(mask: Array | None, tree: Any) -> Any:
-    """A pytree of [K, *batch, ...] with zeros at the steps that are not there, whatever stood there, NaN included."""
+def _clip(adjoint: State, largest: float) -> State:
+    """Shortens the adjoint of every sequence whose norm is larger."""
+    size = jnp.sqrt(sum(jnp.sum(leaf * leaf, axis=-1, keepdims=True) for leaf in jax.tree.leaves(adjoint)))
+    factor = jnp.where(size > largest, largest / size, 1)
+    return jax.tree.map(lambda leaf: leaf * factor, adjoint)
+
+
+def blank(mask: Array | None, tree: ArrayTree) -> ArrayTree:
+    """Puts zeros into a pytree of [K, *batch, ...] where steps are masked, whatever stood there, NaN included."""
     if mask is None:
         return tree
     return jax.tree.map(lambda leaf: jnp.where(_expand(mask, leaf), leaf, jnp.zeros((), leaf.dtype)), tree)
 
 
-def check_breaks(mask: Any, reset: Any, steps: tuple[int, ...]) -> Breaks:
-    """Mask and reset as booleans [T, *batch], or None."""
-    return Breaks(*(_check_flags(name, value, steps) for name, value in (("mask", mask), ("reset", reset))))
+def backward_flags(flags: Flags) -> Flags:
+    """Returns the flags of the backward direction: what parts step t from t - 1 comes, for it, before step t - 1."""
+    reset = flags.reset
+    return flags if reset is None else flags._replace(reset=jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])]))
+
+
+def check_flags(mask: Array | None, reset: Array | None, steps: tuple[int, ...]) -> Flags:
+    """Returns mask and reset as booleans [T, *batch], or None."""
+    return Flags(*(_check_flags(name, value, steps) for name, value in (("mask", mask), ("reset", reset))))
 
 
 def lengths_to_mask(lengths: Array, steps: int) -> Array:
-    """The mask of sequences of several lengths, padded at their ends.
+    """Makes the mask of sequences of several lengths, padded at their ends.
 
         mask[t, ...] = t < lengths[...]
 
@@ -102,7 +151,7 @@ def lengths_to_mask(lengths: Array, steps: int) -> Array:
     return jnp.arange(steps).reshape(steps, *(1,) * lengths.ndim) < lengths
 
 
-def _check_flags(name: str, value: Any, steps: tuple[int, ...]) -> Array | None:
+def _check_flags(name: str, value: Array | None, steps: tuple[int, ...]) -> Array | None:
     if value is None:
         return None
     flags = as_array(name, value)
@@ -116,10 +165,10 @@ def _check_flags(name: str, value: Any, steps: tuple[int, ...]) -> Array | None:
     return flags
 
 
-def _select(flags: Array, chosen: Any, otherwise: Any) -> Any:
+def _select(flags: Array, chosen: ArrayTree, otherwise: ArrayTree) -> ArrayTree:
     return jax.tree.map(lambda x, y: jnp.where(_expand(flags, y), x, y), chosen, otherwise)
 
 
 def _expand(flags: Array, leaf: Array) -> Array:
-    """The flags [...] against the axes of a leaf [..., features]."""
+    """Reshapes flags [...] to go with a leaf [..., features]."""
     return flags.reshape(*flags.shape, *(1,) * (leaf.ndim - flags.ndim))

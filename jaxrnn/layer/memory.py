@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from chex import Array, ArrayTree
 
 from jaxrnn.arguments import is_integer
 from jaxrnn.cells.affine import ONE_HOT_TOKENS
@@ -13,42 +14,44 @@ from jaxrnn.cells.base import Cell, Params, State
 
 
 class StepBytes(NamedTuple):
-    """Bytes of one step of the whole batch."""
+    """Counts the bytes of one step of the whole batch."""
 
     state: int  # s_t: the least that the forward pass must keep, of some steps at least
-    kept: int  # what else it finds worth keeping
+    residuals: int  # what else it keeps
     work: int  # what else the reverse pass occupies: inputs, s_{t-1}, g, factors, deltas
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Adds them up."""
         return sum(self)
 
 
-def layer_bytes(cell: Cell, params: Params, inputs: Any, state: State) -> StepBytes:
-    """What a step of one layer occupies.
+def layer_bytes(cell: Cell, params: Params, inputs: Array, state: State) -> StepBytes:
+    """Counts what a step of one layer occupies.
 
     Args:
         cell, params, state: the layer, and its state for the batch; arrays or their shapes.
         inputs: of a segment, [K, *batch, D] or [K, *batch], or their shape.
     """
 
-    def reverse_step(params: Params, x: jax.Array, state: State) -> Any:
+    def reverse_step(params: Params, x: Array, state: State) -> ArrayTree:
         operands = cell.prepare(params)
-        after, kept = cell.advance(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x)))
-        previous, states, kept = jax.tree.map(lambda leaf: leaf[None], (state, after, kept))
-        local = cell.linearize(operands, x, previous, states, kept)
+        after, residuals = cell.step_with_residuals(
+            operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x))
+        )
+        previous, states, residuals = jax.tree.map(lambda leaf: leaf[None], (state, after, residuals))
+        local = cell.linearize(operands, x, previous, states, residuals)
         delta = cell.step_adjoint(operands, after, jax.tree.map(lambda leaf: leaf[0], local))[1]
-        return kept, (local, delta)
+        return residuals, (local, delta)
 
     step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
-    kept, factors = jax.eval_shape(reverse_step, params, step, state)
+    residuals, factors = jax.eval_shape(reverse_step, params, step, state)
     seen = nbytes(step)
     if is_integer(inputs) and cell.inputs <= ONE_HOT_TOKENS:
         seen *= cell.inputs
-    return StepBytes(nbytes(state), nbytes(kept), seen + nbytes(([state] * 2, factors)))
+    return StepBytes(nbytes(state), nbytes(residuals), seen + nbytes(([state] * 2, factors)))
 
 
-def nbytes(tree: Any) -> int:
-    """The bytes of all leaves of a pytree of arrays or their shapes."""
+def nbytes(tree: ArrayTree) -> int:
+    """Counts the bytes of all leaves of a pytree of arrays or their shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

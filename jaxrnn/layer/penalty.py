@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree
 
-from jaxrnn.arguments import Array
 from jaxrnn.layer.masking import blank
 
 
-def omega(after: Any, before: Any, mask: Array | None) -> tuple[Array, Array]:
-    """The penalty of every step, and what its gradient is made of.
+def omega(after: ArrayTree, before: ArrayTree, mask: Array | None) -> tuple[Array, Array]:
+    """Computes the penalty of every step, and the coefficient that its gradient is made of.
 
         Omega_t = (|dE/ds_t ds_t/ds_{t-1}| / |dE/ds_t| - 1)^2        Omega = the mean over all unmasked steps
 
@@ -27,7 +25,7 @@ def omega(after: Any, before: Any, mask: Array | None) -> tuple[Array, Array]:
         mask: [K, *batch], or None.
 
     Returns:
-        Omega_t and c_t, [K, *batch]; zero where masked, and where no gradient is left to be kept.
+        Omega_t and c_t, [K, *batch]; zero where masked, and where no gradient is left.
 
     Source: Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks", equations 9
     and 10.
@@ -39,5 +37,5 @@ def omega(after: Any, before: Any, mask: Array | None) -> tuple[Array, Array]:
     return blank(mask, (excess * excess, 2 * excess / (carried * size)))
 
 
-def _norms(tree: Any) -> Array:
+def _norms(tree: ArrayTree) -> Array:
     return jnp.sqrt(sum(jnp.sum(leaf * leaf, axis=-1) for leaf in jax.tree.leaves(tree)))

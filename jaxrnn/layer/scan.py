@@ -1,150 +1,104 @@
-"""The forward scan: a cell unrolled over time. Pure, and knows nothing of gradients."""
+"""The forward scan of one layer over one segment, and the checks of a layer's arguments."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from chex import Array, ArrayTree
 from jax import lax
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, batch_shape, cast, check_inputs, check_like, check_range, is_integer
-from jaxrnn.cells.base import Cell, Params, State, hidden_of
-from jaxrnn.layer.bidirectional import Layer, backward_reset
-from jaxrnn.layer.masking import Breaks, blank, check_breaks, enter, leave
+from jaxrnn.arguments import batch_shape, cast, check_inputs, check_like, check_range, is_integer
+from jaxrnn.cells.base import Cell, Params, State, StepResiduals, hidden_of
+from jaxrnn.layer.bidirectional import Layer
+from jaxrnn.layer.masking import Flags, blank, check_flags, enter, leave
+from jaxrnn.layer.prepared import PreparedCell, Recompute
 
 
-class Trace(NamedTuple):
-    """What the forward pass leaves to the reverse pass, of one segment of one layer."""
+class Residuals(NamedTuple):
+    """Holds what the forward pass leaves to the reverse pass, of one segment of one layer."""
 
     start: State  # the state before the segment
-    states: State  # the states after each of its steps, [K, *batch, ...]
-    kept: Any  # what else the cell's `advance` found worth keeping; None where the reverse pass is to make it anew
+    states: State  # the states after each of its steps, [K, *batch, ...]; None where they are to be recomputed
+    of_steps: StepResiduals  # of each step, [K, *batch, ...]; None where they are to be recomputed
 
 
-def scan_cell(
-    cell: Cell,
-    operands: Any,
-    inputs: Array,
-    state: State,
-    breaks: Breaks,
-    initial: State | None,
-    reverse: bool = False,
-) -> tuple[Array, State]:
-    """One segment forward: the hidden states [K, *batch, H], and the last state. Nothing is checked here."""
+def forward_segment(
+    layer: PreparedCell, start: State, inputs: Array, flags: Flags, recompute: Recompute = "gates"
+) -> tuple[Array, Residuals, State]:
+    """Takes one layer through one segment.
 
-    def step(state: State, x: tuple[Any, Breaks]) -> tuple[State, Array]:
-        projected, breaks = x
-        before = enter(breaks, initial, state)
-        state = leave(breaks, before, cell.step(operands, before, projected))
-        return state, hidden_of(state)
+        before_t = s_0 where reset_t, else s_{t-1}
+        s_t      = step(before_t, x_t) where mask_t, else before_t
 
-    final, hidden = lax.scan(step, state, (cell.project(operands, inputs), breaks), reverse=reverse)
-    return hidden, final
+    Args:
+        layer: the cell.
+        start: the state before the segment.
+        inputs: [K, *batch, D], or tokens [K, *batch].
+        flags: mask and reset of the segment's steps.
+        recompute: what is left out of the residuals, because the reverse pass will compute it again.
 
+    Returns:
+        The hidden states [K, *batch, H], the residuals, and the last state.
+    """
+    cell, _, operands, initial, options = layer
 
-def trace_cell(
-    cell: Cell,
-    operands: Any,
-    inputs: Array,
-    start: State,
-    breaks: Breaks,
-    initial: State | None,
-    reverse: bool = False,
-) -> tuple[Trace, State]:
-    """The same where a reverse pass follows: its trace, and the last state."""
+    def step(state: State, x: tuple[ArrayTree, Flags]) -> tuple[State, tuple[State, StepResiduals]]:
+        projected, flags = x
+        before = enter(flags, initial, state)
+        after, of_step = cell.step_with_residuals(operands, before, projected)
+        state = leave(flags, before, after)
+        return state, (state, of_step if recompute == "none" else None)
 
-    def step(state: State, x: tuple[Any, Breaks]) -> tuple[State, tuple[State, Any]]:
-        projected, breaks = x
-        before = enter(breaks, initial, state)
-        after, kept = cell.advance(operands, before, projected)
-        state = leave(breaks, before, after)
-        return state, (state, kept)
-
-    final, (states, kept) = lax.scan(step, start, (cell.project(operands, inputs), breaks), reverse=reverse)
-    return Trace(start, states, kept), final
+    xs = cell.project(operands, inputs), flags
+    final, (states, of_steps) = lax.scan(step, start, xs, reverse=options.reverse)
+    return hidden_of(states), Residuals(start, None if recompute == "states" else states, of_steps), final
 
 
-def previous_states(trace: Trace, reverse: bool = False) -> State:
-    """s_{t-1} for every step t of the segment, [K, *batch, ...]."""
+def previous_states(residuals: Residuals, reverse: bool = False) -> State:
+    """Returns s_{t-1} for every step t of the segment, [K, *batch, ...]."""
 
     def shift(first: Array, states: Array) -> Array:
         return lax.concatenate([states[1:], first[None]] if reverse else [first[None], states[:-1]], 0)
 
-    return jax.tree.map(shift, trace.start, trace.states)
+    return jax.tree.map(shift, residuals.start, residuals.states)
 
 
-class Sequence(NamedTuple):
-    """Inputs of one layer and what goes with them: what `check_sequence` makes of a caller's arguments."""
-
-    inputs: Array  # floats [T, *batch, D] or tokens [T, *batch]
-    state: State  # the state before the first step; its dtype is what is computed in
-    breaks: Breaks
-    initial: State | None  # the state that resets begin from; None where there are none
-    keep: Any  # [*batch, H], what recurrent dropout leaves of s_{t-1}, or None
-
-
-def operands_of(cell: Cell, params: Params, keep: Array | None) -> Any:
-    """What the loops multiply by, in the dtype of the parameters."""
-    operands = cell.prepare(params)
-    return operands if keep is None else cell.with_dropout(operands, keep)
-
-
-def unroll(cell: Cell, params: Params, sequence: Sequence, reverse: bool = False) -> tuple[Array, State]:
-    """The hidden states of one layer over time, by a plain `lax.scan`: the twin of the rule in `bptt.py`."""
-    inputs, state, breaks, initial, keep = sequence
-    operands = operands_of(cell, cast(params, hidden_of(state).dtype), keep)
-    return scan_cell(cell, operands, inputs, state, breaks, initial, reverse)
-
-
-def both_ways(
-    run: Callable[..., tuple[Array, State]], layer: Layer, params: Params, sequence: Sequence, reverse: bool
-) -> tuple[Array, State]:
-    """`run(cell, params, sequence, reverse)` of the layer: once for a cell, once in each direction for two."""
-    if isinstance(layer, Cell):
-        return run(layer, params, sequence, reverse)
-    inputs, state, breaks, initial, keep = sequence
-    initial, keep = initial or (None, None), keep or (None, None)
-    back = breaks._replace(reset=backward_reset(breaks.reset))
-    forward, last = run(layer.forward, params.forward, Sequence(inputs, state[0], breaks, initial[0], keep[0]), False)
-    backward, first = run(layer.backward, params.backward, Sequence(inputs, state[1], back, initial[1], keep[1]), True)
-    return layer.join(forward, backward), (last, first)
-
-
-def check_sequence(inputs: Any, size: int, mask: Any, reset: Any) -> tuple[Array, Breaks]:
-    """Inputs, in range where they are not masked; and the breaks of the sequence."""
+def check_steps(inputs: Array, size: int, mask: Array | None, reset: Array | None) -> tuple[Array, Flags]:
+    """Returns checked inputs, in range where they are not masked, and the flags of the sequence."""
     inputs = check_inputs(inputs, size)
-    breaks = check_breaks(mask, reset, inputs.shape[:1] + batch_shape(inputs))
+    flags = check_flags(mask, reset, inputs.shape[:1] + batch_shape(inputs))
     if is_integer(inputs):
-        check_range("inputs", blank(breaks.mask, inputs), size)
-    return inputs, breaks
+        check_range("inputs", blank(flags.mask, inputs), size)
+    return inputs, flags
 
 
 def check_params(layer: Layer, params: Params, name: str = "params") -> None:
-    """Raise unless the parameters are such as the layer makes."""
+    """Raises unless the parameters have the structure and shapes that the layer makes."""
     check_like(name, params, _shapes(layer), f"they must come from the init of {layer}")
 
 
 def check_state(
-    layer: Layer, state: State | None, initial: State | None, batch: tuple[int, ...], dtype: Any, name: str = "state"
-) -> State:
-    """The state in a dtype, the initial one where none is given; raise unless it is such as the layer makes."""
+    layer: Layer, state: State | None, batch: tuple[int, ...], dtype: DTypeLike, name: str = "state"
+) -> State | None:
+    """Casts a given state to a dtype; raises unless it has the structure and shapes that the layer makes."""
     if state is None:
-        return layer.initial_state(batch, dtype) if initial is None else initial
+        return None
     expected = jax.eval_shape(functools.partial(layer.initial_state, batch, dtype))
     check_like(name, state, expected, f"there must be one for each of the batch {batch} of the inputs")
     return cast(state, dtype)
 
 
-def check_keep(layer: Layer, keep: Any, batch: tuple[int, ...], dtype: Any) -> Any:
-    """What recurrent dropout leaves of the hidden state, in a dtype; a pair of them for a bidirectional layer."""
-    if keep is None:
+def check_dropout_mask(layer: Layer, mask: ArrayTree, batch: tuple[int, ...], dtype: DTypeLike) -> ArrayTree:
+    """Casts a given dropout mask to a dtype; it is a pair of them for a bidirectional layer."""
+    if mask is None:
         return None
     one = jax.ShapeDtypeStruct((*batch, layer.hidden), dtype)
     expected = one if isinstance(layer, Cell) else (one, one)
-    check_like("keep", keep, expected, "there must be one per unit for each of the batch, the same at every step")
-    return cast(keep, dtype)
+    check_like("dropout_mask", mask, expected, "there must be one per unit for each of the batch, alike at every step")
+    return cast(mask, dtype)
 
 
 @functools.lru_cache(maxsize=256)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from chex import ArrayTree
 from jax import lax
 
 from jaxrnn.arguments import check_positive
 
 
 class Segments(NamedTuple):
-    """A pytree over T steps, cut: n whole segments of K steps, and the rest."""
+    """Holds a pytree over T steps that was cut: n whole segments of K steps, and the rest."""
 
-    whole: Any  # [n, K, ...], or None where there is at most one segment
-    rest: Any  # [T - n K, ...], or None where there is none
+    whole: ArrayTree  # [n, K, ...], or None where there is at most one segment
+    rest: ArrayTree  # [T - n K, ...], or None where there is none
 
 
-def split(tree: Any, steps: int, K: int) -> Segments:
-    """Cut a pytree of [T, ...] into segments of K; a single segment is all rest, with no loop over segments."""
+def split(tree: ArrayTree, steps: int, K: int) -> Segments:
+    """Cuts a pytree of [T, ...] into segments of K; a single segment is all rest, with no loop over segments."""
     count, rest = divmod(steps, K)
     if count == 0 or (count == 1 and rest == 0):
         return Segments(None, tree)
@@ -27,8 +28,8 @@ def split(tree: Any, steps: int, K: int) -> Segments:
     return Segments(whole, jax.tree.map(lambda x: x[count * K :], tree) if rest else None)
 
 
-def join(segments: Segments) -> Any:
-    """The inverse of `split`."""
+def join(segments: Segments) -> ArrayTree:
+    """Undoes `split`."""
     if segments.whole is None:
         return segments.rest
     whole = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), segments.whole)
@@ -37,15 +38,18 @@ def join(segments: Segments) -> Any:
     return jax.tree.map(lambda x, y: lax.concatenate([x, y], 0), whole, segments.rest)
 
 
-def each(function: Callable[..., Any], *segments: Segments) -> Segments:
-    """The function of the whole segments, and of the rest, as far as there are any."""
+def each(function: Callable[..., ArrayTree], *segments: Segments) -> Segments:
+    """Applies a function to the whole segments, and to the rest, as far as there are any."""
     return Segments(*(None if parts[0] is None else function(*parts) for parts in zip(*segments, strict=True)))
 
 
 def scan_segments(
-    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Segments, reverse: bool = False
-) -> tuple[Any, Segments]:
-    """`lax.scan` with a segment in the place of a step: `body(carry, x) -> (carry, y)`, forward or backward in time."""
+    body: Callable[[ArrayTree, ArrayTree], tuple[ArrayTree, ArrayTree]],
+    carry: ArrayTree,
+    xs: Segments,
+    reverse: bool = False,
+) -> tuple[ArrayTree, Segments]:
+    """Runs `lax.scan` with a segment in the place of a step: `body(carry, x) -> (carry, y)`, in either direction."""
     whole = rest = None
     if reverse and xs.rest is not None:
         carry, rest = body(carry, xs.rest)
@@ -66,7 +70,7 @@ ROWS = 256
 
 
 def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int, whole_bytes: int = WHOLE_BYTES) -> int:
-    """K: what was asked for, or for "auto" the length whose working set fits in cache.
+    """Chooses K: what was asked for, or for "auto" the length whose working set fits in cache.
 
     Args:
         segment: an int >= 1, or "auto".
@@ -85,7 +89,7 @@ def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int, w
 
 
 def check_segment(segment: int | str) -> None:
-    """Raise unless it is "auto" or a positive int."""
+    """Raises unless it is "auto" or a positive int."""
     if segment != "auto":
         if isinstance(segment, str):
             raise ValueError(f'segment must be an int or "auto", got {segment!r}')
@@ -93,7 +97,7 @@ def check_segment(segment: int | str) -> None:
 
 
 def balanced_lengths(steps: int, state_bytes: int, step_bytes: int, levels: int = 1) -> tuple[int, ...]:
-    """The segment lengths, outermost first, that need the least memory where only segments' first states are kept.
+    """Computes the lengths, outermost first, that need the least memory where only segments' first states are kept.
 
     One level keeps T/K states beside the K steps of a segment: least at K = sqrt(T state / step). With two, segments
     are cut in turn when their time comes, and each costs the cube root; and so on, a forward pass for every level.
@@ -109,5 +113,5 @@ def balanced_lengths(steps: int, state_bytes: int, step_bytes: int, levels: int 
 
 
 def nearby_divisor(steps: int, K: int) -> int:
-    """The largest divisor of T in K/2 .. K, so that no remainder is compiled as a loop of its own; or else K."""
+    """Finds the largest divisor of T in K/2 .. K, so that no remainder is compiled as a loop of its own; or else K."""
     return next((k for k in range(K, K // 2, -1) if steps % k == 0), K)

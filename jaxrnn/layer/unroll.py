@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array, ArrayTree
 from jax import lax
+from jax.typing import DTypeLike
 
-from jaxrnn.arguments import Array, batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, is_integer
+from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
-from jaxrnn.layer.bptt import ONWARD, Unrolled, Way, check_way, reverse_segment, stored, trace_segment, zero_grads
+from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
-from jaxrnn.layer.masking import Adjoint, Breaks, blank
+from jaxrnn.layer.masking import Adjoint, Flags, backward_flags, blank
 from jaxrnn.layer.memory import layer_bytes
-from jaxrnn.layer.scan import Sequence, both_ways
-from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, each, join, scan_segments, segment_length, split
+from jaxrnn.layer.prepared import (
+    FORWARD_IN_TIME,
+    Backward,
+    PreparedCell,
+    ScanOptions,
+    as_recompute,
+    check_backward,
+    prepare_cell,
+)
+from jaxrnn.layer.scan import Residuals, forward_segment
+from jaxrnn.layer.segments import (
+    WHOLE_BYTES,
+    Segments,
+    balanced_lengths,
+    each,
+    join,
+    scan_segments,
+    segment_length,
+    split,
+)
+
+
+class LayerCall(NamedTuple):
+    """Holds the arguments of one layer over time besides its parameters."""
+
+    inputs: Array  # floats [T, *batch, D] or tokens [T, *batch]
+    state: State  # the state before the first step; its dtype is what is computed in
+    flags: Flags
+    initial: State | None = None  # the state that resets begin from; None where there are none
+    dropout_mask: ArrayTree | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
 
 
 def unroll(
@@ -31,14 +60,14 @@ def unroll(
     mask: Array | None = None,
     reset: Array | None = None,
     initial: State | None = None,
-    keep: Array | None = None,
+    dropout_mask: ArrayTree | None = None,
     reverse: bool = False,
-    compute_dtype: Any = None,
+    compute_dtype: DTypeLike | None = None,
     recompute: bool | str = False,
-    backward: str = "sequential",
-    gradient: str = "bptt",
+    backward: Backward = "sequential",
+    gradient: Literal["bptt", "autodiff"] = "bptt",
 ) -> tuple[Array, State]:
-    """The hidden states of one layer over time; differentiating it runs the reverse scan written by hand.
+    """Computes the hidden states of one layer over time; its derivative is the reverse scan written by hand.
 
         before_t = s_0 where reset_t, else s_{t-1}
         s_t      = step(before_t, x_t) where mask_t, else before_t        t = 1 .. T
@@ -59,17 +88,18 @@ def unroll(
         reset: booleans [T, *batch]; where True the state before the step is the initial one, as at the first step of
             an episode, or of the next of several packed sequences. All False by default.
         initial: s_0, the state that resets begin from; `cell.initial_state(batch)` by default.
-        keep: variational dropout: what the recurrent products see of each unit of s_{t-1}, [*batch, H], for a
-            bidirectional layer a pair of them. It is a constant: no gradient reaches it.
+        dropout_mask: variational dropout: 0 or 1/(1 - rate) for each unit of s_{t-1}, [*batch, H], which only the
+            recurrent products see; for a bidirectional layer a pair of them. No gradient reaches it.
         reverse: whether time runs backwards, from the last step to the first; the hidden states keep their places, and
             "before" means the step after (so the reset of a packed sequence stands at its last step).
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
-        recompute: what the reverse scan makes anew instead of keeping it: "gates", what a gated cell keeps besides its
-            states, by one product per segment; True, the states too, from those at the edges of about sqrt(T)
-            segments, by one more forward scan. The hidden states handed out are yours to keep or not.
-        backward: "sequential", or "associative": the reverse recurrence is linear in the adjoint, and a scan by
-            halves over its Jacobians ds_t/ds_{t-1} takes log2(T) rounds instead of T steps. It forms them all, T B H^2
+        recompute: what the reverse scan computes again instead of keeping it: "none" (or False), nothing; "gates", what
+            a gated cell keeps besides its states, by one product per segment; "states" (or True), the states too, from
+            those at the edges of about sqrt(T) segments, by one more forward scan. The hidden states that are returned
+            are yours to keep or not.
+        backward: "sequential", or "associative": the reverse recurrence is linear in the adjoint, and an associative
+            scan over its Jacobians ds_t/ds_{t-1} takes log2(T) rounds instead of T steps. It forms all of them, T B H^2
             numbers, and does H times the arithmetic: for accelerators and small H, never for a CPU.
         gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
 
@@ -80,8 +110,8 @@ def unroll(
         ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, a
             bidirectional layer in reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
-            not boolean, a compute_dtype that is not floating, a keep for a cell that takes none; under gradient="bptt",
-            differentiation in forward mode.
+            not boolean, a compute_dtype that is not floating, a dropout_mask for a cell that takes none; under
+            gradient="bptt", differentiation in forward mode.
 
     >>> import jax, jax.numpy as jnp, jaxrnn
     >>> cell = jaxrnn.Elman(inputs=3, hidden=4)
@@ -91,105 +121,145 @@ def unroll(
     (4, 4)
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
-    way = check_way(Way(reverse, recompute, backward))
+    check_backward(backward)
+    options = ScanOptions(reverse, as_recompute(recompute), backward)
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
-    sequence = check_layer(cell, params, inputs, state, mask, reset, initial, keep, compute_dtype)
-    return unroll_sequence(cell, params, sequence, way, gradient)
+    call = LayerCall(inputs, state, Flags(mask, reset), initial, dropout_mask)
+    return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
 
 
-def check_layer(
-    layer: Layer,
-    params: Params,
-    inputs: Any,
-    state: Any,
-    mask: Any,
-    reset: Any,
-    initial: Any,
-    keep: Any,
-    compute_dtype: Any,
-) -> Sequence:
-    """The arguments of one layer's forward pass, or an error that names what is wrong with them."""
+def check_call(layer: Layer, params: Params, call: LayerCall, compute_dtype: DTypeLike | None) -> LayerCall:
+    """Returns checked arguments with their defaults filled in; raises an error that names what is wrong with them."""
     scan.check_params(layer, params)
-    inputs, breaks = scan.check_sequence(inputs, layer.inputs, mask, reset)
+    inputs, flags = scan.check_steps(call.inputs, layer.inputs, *call.flags)
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     batch = batch_shape(inputs)
-    initial = scan.check_state(layer, initial, None, batch, dtype, "initial")
-    state = scan.check_state(layer, state, initial, batch, dtype)
-    keep = lax.stop_gradient(scan.check_keep(layer, keep, batch, dtype))
-    initial = None if breaks.reset is None else initial
-    return Sequence(cast(blank(breaks.mask, inputs), dtype), state, breaks, initial, keep)
+    initial = scan.check_state(layer, call.initial, batch, dtype, "initial")
+    initial = layer.initial_state(batch, dtype) if initial is None else initial
+    state = scan.check_state(layer, call.state, batch, dtype)
+    mask = lax.stop_gradient(scan.check_dropout_mask(layer, call.dropout_mask, batch, dtype))
+    inputs = cast(blank(flags.mask, inputs), dtype)
+    return LayerCall(inputs, initial if state is None else state, flags, None if flags.reset is None else initial, mask)
 
 
-def unroll_sequence(
-    layer: Layer, params: Params, sequence: Sequence, way: Way = ONWARD, gradient: str = "bptt"
+def unroll_layer(
+    layer: Layer,
+    params: Params,
+    call: LayerCall,
+    options: ScanOptions = FORWARD_IN_TIME,
+    gradient: Literal["bptt", "autodiff"] = "bptt",
 ) -> tuple[Array, State]:
-    """`unroll` of arguments that are checked already."""
+    """Runs `unroll` on arguments that are checked already."""
+    if isinstance(layer, Bidirectional):
+        directions = zip((layer.forward, layer.backward), params, split_directions(call), (False, True), strict=True)
+        (forward, last), (backward, first) = (
+            unroll_layer(cell, own, half, options._replace(reverse=reverse), gradient)
+            for cell, own, half, reverse in directions
+        )
+        return layer.join(forward, backward), (last, first)
     if gradient == "autodiff":
-        return both_ways(scan.unroll, layer, params, sequence, way.reverse)
-
-    def guarded(cell: Cell, params: Params, sequence: Sequence, reverse: bool) -> tuple[Array, State]:
-        params, inputs, state, initial = reverse_mode_only((params, sequence.inputs, sequence.state, sequence.initial))
-        sequence = sequence._replace(inputs=inputs, state=state, initial=initial)
-        return _unroll(cell, way._replace(reverse=reverse), params, sequence)
-
-    return both_ways(guarded, layer, params, sequence, way.reverse)
+        return scan_forward(layer, options, params, call)
+    params, inputs, state, initial = reverse_mode_only((params, call.inputs, call.state, call.initial))
+    return _unroll(layer, options, params, call._replace(inputs=inputs, state=state, initial=initial))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _unroll(cell: Cell, way: Way, params: Params, sequence: Sequence) -> tuple[Array, State]:
-    return scan.unroll(cell, params, sequence, way.reverse)
+def split_directions(call: LayerCall) -> tuple[LayerCall, LayerCall]:
+    """Returns the arguments of both directions of a bidirectional layer."""
+    inputs, (first, last), flags, initial, mask = call
+    initials, masks = initial or (None, None), mask or (None, None)
+    forward = LayerCall(inputs, first, flags, initials[0], masks[0])
+    return forward, LayerCall(inputs, last, backward_flags(flags), initials[1], masks[1])
 
 
-def _unroll_forward(cell: Cell, way: Way, params: Params, sequence: Sequence) -> tuple:
-    inputs, state, breaks, initial, keep = sequence
-    computed = cast(params, hidden_of(state).dtype)
-    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, way)
-
-    def segment(start: State, x: tuple[Array, Breaks]) -> tuple[State, tuple[Array, Any]]:
-        trace, final = trace_segment(layer, start, *x)
-        return final, (hidden_of(trace.states), stored(trace, way.recompute))
-
-    xs = split((inputs, breaks), inputs.shape[0], _layer_segment(cell, computed, inputs, state, way))
-    final, ys = scan_segments(segment, state, xs, way.reverse)
-    hidden = join(each(lambda y: y[0], ys))
-    return (hidden, final), (params, sequence, each(lambda y: y[1], ys))
+def scan_forward(cell: Cell, options: ScanOptions, params: Params, call: LayerCall) -> tuple[Array, State]:
+    """Runs a plain `lax.scan`: the twin of the rule below, for autodiff to go through."""
+    hidden, _, final = forward_segment(prepare_call(cell, options, params, call), call.state, call.inputs, call.flags)
+    return hidden, final
 
 
-def _unroll_backward(cell: Cell, way: Way, residuals: tuple, cotangents: tuple[Array, State]) -> tuple:
-    params, (inputs, state, breaks, initial, keep), kept = residuals
-    g, adjoint = cotangents
-    computed = cast(params, g.dtype)
-    layer = Unrolled(cell, computed, scan.operands_of(cell, computed, keep), initial, way)
+def prepare_call(cell: Cell, options: ScanOptions, params: Params, call: LayerCall) -> PreparedCell:
+    """Makes a cell ready for the loops over its arguments."""
+    return prepare_cell(cell, params, hidden_of(call.state).dtype, call.dropout_mask, call.initial, options)
 
-    def segment(carry: tuple[Params, Adjoint], x: tuple) -> tuple[tuple[Params, Adjoint], Array | None]:
-        grads, adjoint = carry
-        inputs, breaks, g, kept = x
-        trace = trace_segment(layer, kept, inputs, breaks)[0] if way.recompute is True else kept
-        adjoint, dparams, dx, _ = reverse_segment(layer, inputs, breaks, g, trace, adjoint)
-        return (jax.tree.map(jnp.add, grads, dparams), adjoint), dx
 
-    cut = split((inputs, breaks, g), inputs.shape[0], _layer_segment(cell, computed, inputs, state, way))
-    xs = each(lambda cut, kept: (*cut, kept), cut, kept)
-    carry = zero_grads(params), Adjoint(adjoint, jax.tree.map(jnp.zeros_like, initial))
-    (grads, adjoint), dx = scan_segments(segment, carry, xs, reverse=not way.reverse)
-    dinputs: Any = None if is_integer(inputs) else join(dx)
-    constant: Any = None  # no gradient reaches mask, reset and keep
-    return cast_like(grads, params), Sequence(dinputs, adjoint.state, constant, adjoint.initial, constant)
+_unroll = jax.custom_vjp(scan_forward, nondiff_argnums=(0, 1))
+
+
+def _unroll_forward(cell: Cell, options: ScanOptions, params: Params, call: LayerCall) -> tuple[tuple, tuple]:
+    hidden, residuals, final = forward_layer(prepare_call(cell, options, params, call), call)
+    return (hidden, final), (params, call, residuals)
+
+
+def _unroll_backward(
+    cell: Cell, options: ScanOptions, kept: tuple, cotangents: tuple[Array, State]
+) -> tuple[Params, LayerCall]:
+    params, call, residuals = kept
+    g, last = cotangents
+    adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
+    layer = prepare_call(cell, options, params, call)
+    (grads, adjoint), dx = backward_layer(layer, call, g, residuals, (zero_grads(params), adjoint))
+    constant: Any = None  # no gradient reaches the flags and the dropout mask
+    return cast_like(grads, params), LayerCall(dx, adjoint.state, constant, adjoint.initial, constant)
 
 
 _unroll.defvjp(_unroll_forward, _unroll_backward)
 
 
-def _layer_segment(cell: Cell, params: Params, inputs: Array, state: State, way: Way) -> int:
-    steps = inputs.shape[0]
-    if way.backward == "associative":
+def forward_layer(layer: PreparedCell, call: LayerCall) -> tuple[Array, Segments, State]:
+    """Takes one layer through all of its steps, a segment at a time.
+
+    Returns:
+        The hidden states [T, *batch, H], the residuals of every segment, and the last state.
+    """
+
+    def segment(start: State, x: tuple[Array, Flags]) -> tuple[State, tuple[Array, Residuals]]:
+        hidden, residuals, final = forward_segment(layer, start, *x, layer.options.recompute)
+        return final, (hidden, residuals)
+
+    xs = split((call.inputs, call.flags), call.inputs.shape[0], _segment_length(layer, call))
+    final, ys = scan_segments(segment, call.state, xs, layer.options.reverse)
+    return join(each(lambda y: y[0], ys)), each(lambda y: y[1], ys), final
+
+
+def backward_layer(
+    layer: PreparedCell, call: LayerCall, g: Array, residuals: Segments, carry: tuple[Params, Adjoint]
+) -> tuple[tuple[Params, Adjoint], Array | None]:
+    """Takes one layer back through all of its steps, a segment at a time.
+
+    Args:
+        layer, call: as for `forward_layer`.
+        g: what is asked of each hidden state, [T, *batch, H].
+        residuals: as `forward_layer` returned them.
+        carry: the weight gradients to add to, and the adjoint of the last state.
+
+    Returns:
+        The carry before the first step, and dE/dx_t [T, *batch, D] (None for tokens).
+    """
+
+    def segment(carry: tuple[Params, Adjoint], x: tuple) -> tuple[tuple[Params, Adjoint], Array | None]:
+        grads, adjoint = carry
+        (inputs, flags, g), residuals = x
+        if residuals.states is None:
+            _, residuals, _ = forward_segment(layer, residuals.start, inputs, flags, "none")
+        found = reverse_segment(layer, inputs, flags, g, residuals, adjoint)
+        return (jax.tree.map(jnp.add, grads, found.grads), found.adjoint), found.inputs
+
+    cut = split((call.inputs, call.flags, g), call.inputs.shape[0], _segment_length(layer, call))
+    xs = each(lambda *x: x, cut, residuals)
+    carry, dx = scan_segments(segment, carry, xs, reverse=not layer.options.reverse)
+    return carry, join(dx)
+
+
+def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
+    steps, recompute = call.inputs.shape[0], layer.options.recompute
+    if layer.options.backward == "associative":
         return steps
-    sizes = layer_bytes(cell, params, inputs, state)
-    if way.recompute is True:
+    sizes = layer_bytes(layer.cell, layer.params, call.inputs, call.state)
+    if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
-    rows = math.prod(hidden_of(state).shape[:-1])
-    return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if way.recompute is False else 0)
+    rows = math.prod(hidden_of(call.state).shape[:-1])
+    return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if recompute == "none" else 0)

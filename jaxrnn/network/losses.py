@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import Array, check_range, is_integer
+from jaxrnn.arguments import check_range, is_integer
 
 
 class Objective:

@@ -1,191 +1,164 @@
-"""The two passes over a segment of a whole network: layers from the bottom, then readout, loss, layers from the top."""
+"""The two passes through the layers of a network: one traversal from the bottom, one from the top.
+
+    forward:    top_0 = x      s^i = layer_i(dropout(top_{i-1}))      top_i = s^i               (residual: + top_{i-1})
+    backward:   g_i is asked of top_i                                 g_{i-1} = dropout(dE/d(inputs of layer_i)) (+ g_i)
+
+Every gradient is a caller of these two. They take some layers (a `Stack`) through some steps (a segment of time).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array, cast
 from jaxrnn.cells.base import State, add_to_hidden, hidden_of
 from jaxrnn.cells.dropout import drop
-from jaxrnn.layer import scan
-from jaxrnn.layer.bptt import (
-    ONWARD,
-    StepNorms,
-    Unrolled,
-    Way,
-    linearize_segment,
-    reverse_segment,
-    stored,
-    trace_segment,
-    zero_grads,
-)
-from jaxrnn.layer.masking import Adjoint, Breaks, blank, enter
-from jaxrnn.layer.scan import Trace, previous_states
-from jaxrnn.network.losses import value_and_gradient
-from jaxrnn.network.network import Network, NetworkParams, Run, as_read, check_targets
-from jaxrnn.network.readout import ReadoutParams
+from jaxrnn.layer.bidirectional import Bidirectional, Layer
+from jaxrnn.layer.both_ways import PreparedPair, reverse_pair
+from jaxrnn.layer.bptt import Reversed, reverse_segment
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.prepared import PreparedCell, Recompute
+from jaxrnn.layer.scan import forward_segment
+from jaxrnn.network.batch import Steps, read
 
 
-class Loss:
-    """Readout and objective, with the gradient of both."""
+class Stack(NamedTuple):
+    """Holds some layers that stand on one another, and what stands between them."""
 
-    def __init__(self, net: Network, params: NetworkParams, run: Run, targets: Any, weights: Any) -> None:
-        self.net, self.params = net, cast(params.readout, run.dtype)
-        self.targets, self.weights, self.there = check_targets(net, run, targets, weights)
+    layers: tuple[
+        Any, ...
+    ]  # what `take` of `forward` takes: PreparedCell or PreparedPair, to be differentiated by hand
+    dtype: jnp.dtype  # what is computed in
+    dropout: float  # the rate between layers
+    residual: bool  # whether a layer adds what it was fed to what it hands up
+    first: int = 0  # the number of the lowest of them in the network
 
     @property
-    def steps(self) -> tuple[Array, Array, Array | None]:
-        """What goes with the hidden states: to be cut along with them."""
-        return self.targets, self.weights, self.there
+    def bidirectional(self) -> bool:
+        """Tells whether any of the layers reads both ways."""
+        return any(isinstance(layer, PreparedPair) for layer in self.layers)
 
-    def backward(
-        self, hidden: Array, targets: Array, weights: Array, there: Array | None
-    ) -> tuple[Array, Array, ReadoutParams]:
-        """sum_t w_t E_t, g_t, and the readout's gradients. The only place where logits exist, [K, *batch, V]."""
-        outputs = self.net.readout.apply(self.params, hidden)
-        targets = as_read(targets, there, outputs.dtype)
-        errors, e = blank(there, value_and_gradient(self.net.objective, outputs, targets))
-        g, grads = self.net.readout.adjoint(self.params, hidden, weights[..., None] * e)
-        return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
+    def part(self, first: int, last: int) -> Stack:
+        """Returns the layers from number `first` to before number `last`."""
+        return self._replace(layers=self.layers[first:last], first=first)
 
-    def zeros(self) -> tuple[Array, ReadoutParams]:
-        """The loss and the readout's gradients, before the first segment."""
-        return jnp.zeros((), self.weights.dtype), zero_grads(self.params)
+    def feed(self, i: int, top: Array | None, steps: Steps) -> Array:
+        """Computes what the i-th of the layers is fed, from what stands below it."""
+        if top is None:
+            return read(steps.inputs, steps.flags.mask, self.dtype)
+        return drop(top, steps.dropout[self.first + i - 1], self.dropout)
 
-
-class Steps(NamedTuple):
-    """What goes into the steps of a segment, or of the whole sequence: [K, ...] all of it."""
-
-    inputs: Array  # [K, *batch, D] or [K, *batch]
-    breaks: Breaks
-    between: tuple[Array | None, ...]  # what dropout leaves of what each layer hands up
-    loss: Any = None  # targets, weights, where there is a loss; None where these steps have none
-    cut: Array | None = None  # True where the gradient does not reach back past the step; read at a segment's first
-
-
-class Linearized(NamedTuple):
-    """What the reverse pass sees of the steps of one layer."""
-
-    fed: Array  # [K, *batch, D]
-    previous: State  # s_{t-1}, [K, *batch, H]
-    local: Any
-
-
-class Carry(NamedTuple):
-    """What the reverse pass carries from segment to segment."""
-
-    E: Array
-    grads: NetworkParams
-    adjoints: tuple[Adjoint, ...]  # per layer
-
-
-class Stack:
-    """A network of layers none of which is bidirectional, in the midst of its two passes."""
-
-    def __init__(
-        self,
-        net: Network,
-        params: NetworkParams,
-        run: Run,
-        initial: tuple[State | None, ...],
-        loss: Any,
-        way: Way = ONWARD,
-        vanishing: Array | None = None,
-    ) -> None:
-        self.net, self.loss, self.dtype, self.vanishing = net, loss, run.dtype, vanishing
-        cells: Any = net.layers
-        parts = zip(cells, cast(params.layers, run.dtype), run.kept.recurrent, initial, strict=True)
-        self.layers = tuple(
-            Unrolled(cell, layer, scan.operands_of(cell, layer, keep), s_0, way) for cell, layer, keep, s_0 in parts
-        )
-
-    def advance(self, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], Array]:
-        """Layers from the bottom, where no reverse pass follows: the final state, and what the readout sees."""
-        top, fed, final = None, self.read(steps), []
-        for (cell, _, operands, initial, _), start, kept in zip(self.layers, state, steps.between, strict=True):
-            hidden, last = scan.scan_cell(cell, operands, fed, start, steps.breaks, initial)
-            top, fed = self.net.hand_up(top, hidden, kept)
-            final.append(last)
-        assert top is not None
-        return tuple(final), top
-
-    def forward(self, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], tuple[Trace, ...]]:
-        """Layers from the bottom: the final state, and the trace of every layer."""
-        top, fed, final, traces = None, self.read(steps), [], []
-        for layer, start, kept in zip(self.layers, state, steps.between, strict=True):
-            trace, last = trace_segment(layer, start, fed, steps.breaks)
-            top, fed = self.net.hand_up(top, hidden_of(trace.states), kept)
-            final.append(last)
-            traces.append(trace)
-        return tuple(final), tuple(traces)
-
-    def keep(self, state: tuple[State, ...], steps: Steps, recompute: bool | str) -> tuple[tuple[State, ...], Any]:
-        """The final state, and what of the segment is kept until the reverse pass."""
-        final, traces = self.forward(state, steps)
-        return final, tuple(stored(trace, recompute) for trace in traces)
-
-    def backward(
-        self, carry: Carry, steps: Steps, traces: tuple[Trace, ...]
-    ) -> tuple[Carry, tuple[StepNorms | None, ...]]:
-        """Readout, objective, and layers from the top: adds the segment's loss and gradients to the carry."""
-        E, grads, adjoints = carry
-        *fed, top = self.fed(steps, traces)
-        g, readout = None, grads.readout
-        if steps.loss is not None:
-            segment_E, g, dreadout = self.loss.backward(top, *steps.loss)
-            E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
-        layers, back = list(grads.layers), list(adjoints)
-        norms: list[StepNorms | None] = [None] * len(layers)
-        for i in reversed(range(len(layers))):
-            back[i], dparams, dx, norms[i] = reverse_segment(
-                self.layers[i], fed[i], steps.breaks, g, traces[i], back[i], self.vanishing
-            )
-            layers[i] = jax.tree.map(jnp.add, layers[i], dparams)
-            g = self.hand_down(i, g, dx, steps)
-        grads = NetworkParams(tuple(layers), readout, grads.state)
-        return Carry(E, grads, tuple(back if steps.cut is None else map(_cut(steps.cut[0]), back))), tuple(norms)
-
-    def linearize(self, steps: Steps, traces: tuple[Trace, ...]) -> tuple[Linearized, ...]:
-        """What the reverse pass sees of every layer, where it does not take the layers one after the other."""
-        layers = []
-        for layer, fed, trace in zip(self.layers, self.fed(steps, traces), traces, strict=False):
-            previous = enter(steps.breaks, layer.initial, previous_states(trace))
-            layers.append(Linearized(fed, previous, linearize_segment(layer, fed, previous, trace)))
-        return tuple(layers)
+    def hand_up(self, top: Array | None, hidden: Array) -> Array:
+        """Computes what a layer hands up, from what it was fed (before dropout) and its hidden states."""
+        return top + hidden if self.residual and top is not None else hidden
 
     def hand_down(self, i: int, g: Array | None, dx: Array | None, steps: Steps) -> Array | None:
-        """What layer i asks of the one below, from what is asked of it and of its inputs."""
-        if i == 0 or dx is None:
+        """Computes what the i-th layer asks of the one below, from what is asked of it and of its inputs."""
+        if self.first + i == 0 or dx is None:
             return None
-        dx = drop(dx, steps.between[i - 1], self.net.dropout)
-        return dx + g if self.net.residual and g is not None else dx
-
-    def ask_last(self, adjoints: tuple[Adjoint, ...], g: Array) -> tuple[Adjoint, ...]:
-        """The adjoints with g for what the readout sees at the end: all layers on residual paths, or the top one."""
-        seen = len(adjoints) if self.net.residual else 1
-        asked = tuple(adjoint._replace(state=add_to_hidden(adjoint.state, g)) for adjoint in adjoints[-seen:])
-        return adjoints[:-seen] + asked
-
-    def read(self, steps: Steps) -> Array:
-        """What the lowest layer is fed."""
-        return as_read(steps.inputs, steps.breaks.mask, self.dtype)
-
-    def fed(self, steps: Steps, traces: tuple[Trace, ...]) -> list[Array]:
-        """What each layer was fed, and above them what the readout sees: made anew, nothing of it was kept."""
-        top, fed = None, [self.read(steps)]
-        for trace, kept in zip(traces, steps.between, strict=True):
-            top, above = self.net.hand_up(top, hidden_of(trace.states), kept)
-            fed.append(above)
-        return fed
+        dx = drop(dx, steps.dropout[self.first + i - 1], self.dropout)
+        return dx + g if self.residual and g is not None else dx
 
 
-def _cut(here: Array) -> Any:
-    """The adjoint, or zero where the gradient does not reach back past here."""
+def forward(
+    stack: Stack,
+    recompute: Recompute,
+    state: tuple[State, ...],
+    steps: Steps,
+    take: Callable[..., tuple[Array, Any, State]] = forward_segment,
+) -> tuple[tuple[State, ...], tuple[Any, ...]]:
+    """Takes the layers through some steps, from the bottom.
 
-    def cut(adjoint: Adjoint) -> Adjoint:
-        return adjoint._replace(state=jax.tree.map(lambda leaf: jnp.where(here, 0, leaf), adjoint.state))
+    Args:
+        stack: the layers.
+        recompute: what is left out of the residuals, because the reverse pass will compute it again.
+        state: of every layer, before the steps.
+        steps: what goes into them.
+        take: takes one layer through the steps, `(layer, state, inputs, flags, recompute)` to hidden states, residuals
+            and the last state.
 
-    return cut
+    Returns:
+        The last state of every layer, and the residuals of every layer.
+    """
+    top, final, kept = steps.below, [], []
+    for i, (layer, start) in enumerate(zip(stack.layers, state, strict=True)):
+        hidden, residuals, last = take(layer, start, stack.feed(i, top, steps), steps.flags, recompute)
+        top = stack.hand_up(top, hidden)
+        final.append(last)
+        kept.append(residuals)
+    return tuple(final), tuple(kept)
+
+
+def inputs_of(stack: Stack, steps: Steps, hidden: Sequence[Array]) -> list[Array]:
+    """Computes what each layer was fed, and behind these what the top one hands up, from all hidden states."""
+    top, found = steps.below, []
+    for i, states in enumerate(hidden):
+        found.append(stack.feed(i, top, steps))
+        top = stack.hand_up(top, states)
+    return [*found, top]
+
+
+def backward(
+    stack: Stack,
+    adjoints: tuple[Adjoint, ...],
+    steps: Steps,
+    residuals: tuple[Any, ...],
+    g: Array | None,
+    vanishing: Array | None = None,
+) -> tuple[tuple[Reversed, ...], Array | None]:
+    """Takes the layers back through some steps, from the top.
+
+    Args:
+        stack, steps: as for `forward`.
+        adjoints: dE/ds of every layer after the steps, through what comes later.
+        residuals: of every layer, states at least.
+        g: what is asked of what the top layer hands up, [K, *batch, H]; None where nothing is.
+        vanishing: the weight of a step's share of the vanishing-gradient regulariser; None for none.
+
+    Returns:
+        What was found of every layer, bottom first; and what is asked of what the layers below hand up.
+    """
+    found: list[Any] = [None] * len(stack.layers)
+    fed = inputs_of(stack, steps, [hidden_states(*pair) for pair in zip(stack.layers, residuals, strict=True)])
+    for i in reversed(range(len(stack.layers))):
+        layer = stack.layers[i]
+        if isinstance(layer, PreparedPair):
+            found[i] = reverse_pair(layer, fed[i], steps.flags, g, residuals[i], adjoints[i])
+        else:
+            found[i] = reverse_segment(layer, fed[i], steps.flags, g, residuals[i], adjoints[i], vanishing)
+        g = stack.hand_down(i, g, found[i].inputs, steps)
+    return tuple(found), g
+
+
+def hidden_states(layer: PreparedCell | PreparedPair, residuals: Any) -> Array:
+    """Returns the hidden states [K, *batch, H] that a layer handed up, from its residuals."""
+    return residuals.hidden if isinstance(layer, PreparedPair) else hidden_of(residuals.states)
+
+
+def zero_adjoints(state: tuple[State, ...], initial: tuple[State | None, ...]) -> tuple[Adjoint, ...]:
+    """Makes the adjoints after the last step, of which nothing is asked yet."""
+    return tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(state, initial, strict=True))
+
+
+def last_hidden(layers: tuple[Layer, ...], residual: bool, final: tuple[State, ...]) -> Array:
+    """Computes what the readout sees of a sequence as a whole, [*batch, outputs], from its last states."""
+    top: Array | None = None
+    for layer, last in zip(layers, final, strict=True):
+        hidden = layer.join(*map(hidden_of, last)) if isinstance(layer, Bidirectional) else hidden_of(last)
+        top = top + hidden if residual and top is not None else hidden
+    return top
+
+
+def ask_last(layers: tuple[Any, ...], residual: bool, adjoints: tuple[Adjoint, ...], g: Array) -> tuple[Adjoint, ...]:
+    """Adds what the readout asks of the last states, [*batch, outputs]: the adjoint of `last_hidden`."""
+    asked = list(adjoints)
+    for i in range(len(layers)) if residual else [len(layers) - 1]:
+        layer, (state, initial) = layers[i], adjoints[i]
+        both = isinstance(layer, Bidirectional)
+        state = tuple(map(add_to_hidden, state, layer.split(g))) if both else add_to_hidden(state, g)
+        asked[i] = Adjoint(state, initial)
+    return tuple(asked)

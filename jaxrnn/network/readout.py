@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array, accumulation_dtype, check_positive
+from jaxrnn.arguments import accumulation_dtype, check_positive
 from jaxrnn.cells.affine import affine, affine_input_grads, sum_of, sum_of_outer_products
 
 

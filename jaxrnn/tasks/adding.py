@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array, check_positive
+from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import squared_error
 from jaxrnn.tasks.sequences import Sequences, Task, endless
 

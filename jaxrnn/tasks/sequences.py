@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-
-from jaxrnn.arguments import Array
+from chex import Array
 
 
 class Sequences(NamedTuple):

@@ -6,8 +6,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from chex import Array
 
-from jaxrnn.arguments import Array, check_positive
+from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.tasks.sequences import Sequences, Task, endless
 

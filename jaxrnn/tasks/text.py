@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chex import Array
 
-from jaxrnn.arguments import Array, check_positive
+from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.sequences import Sequences, Task

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from chex import Array
 
-from jaxrnn.arguments import Array, check_choice, check_scale
+from jaxrnn.arguments import check_choice, check_scale
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.network import Network, NetworkParams

@@ -1,0 +1,123 @@
+"""The whole gradient: forward through all steps, and back, in segments of time and groups of layers.
+
+    forward, group by group from the bottom, segment by segment from the first:     keep residuals
+    reverse, group by group from the top, segment by segment from the last:
+        O_t = V s_t + c       e_t = w_t dE_t/dO_t       g_t = V^T e_t                (the top group)
+        layers from the top:  delta_t = (1 - s_t^2) * (g_t + W^T delta_{t+1});       the layer below: g_t = U^T delta_t
+        gradients += one product per weight over the segment
+
+A plan says where time and layers are cut. What a group hands to the next exists for all steps, [T, *batch, H].
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from chex import Array
+
+from jaxrnn.cells.base import State
+from jaxrnn.gradients.plan import Group, Plan
+from jaxrnn.gradients.truncation import Outcome
+from jaxrnn.layer.both_ways import forward_pair
+from jaxrnn.layer.scan import forward_segment
+from jaxrnn.layer.segments import Segments, each, join, scan_segments, split
+from jaxrnn.network.batch import Steps
+from jaxrnn.network.passes import Stack, backward, forward, hidden_states, inputs_of
+from jaxrnn.network.setup import Setup, Sums
+
+
+def whole(setup: Setup, plan: Plan, state: tuple[State, ...], sums: Sums, steps: Steps) -> Outcome:
+    """Computes the loss of some steps and its whole gradient, see `jaxrnn.gradients.truncation.Truncation.gradient`."""
+    groups = [(group, setup.stack.part(group.first, group.last)) for group in plan.groups]
+    kept: list[tuple[Stack, Steps, Segments]] = []
+    final: tuple[State, ...] = ()
+    for group, stack in groups:
+        if kept:
+            steps = steps._replace(below=_handed_up(*kept[-1]))
+        cut = split(steps, steps.shape[0], group.lengths[0])
+        last, residuals = scan_segments(_ahead(stack, group), state[group.first : group.last], cut)
+        kept.append((stack, steps, residuals))
+        final += last
+    sums = setup.ask_last(final, sums)
+    norms, g = (), None
+    for (group, _), (stack, steps, residuals) in zip(reversed(groups), reversed(kept), strict=True):
+        has_loss = group is plan.groups[-1]
+        steps = steps._replace(g=g, loss=steps.loss if has_loss else None)
+        sums, (found, g) = _back(setup, stack, group, residuals, sums, steps)
+        norms = found + norms
+    return Outcome(final, sums, norms)
+
+
+def _ahead(stack: Stack, group: Group) -> functools.partial:
+    """Returns what takes a group through one segment forward: `(state, steps) -> (last state, residuals)`."""
+    if group.recompute == "states":
+        return functools.partial(_skim, stack, group.lengths[-1])
+    take = forward_pair if stack.bidirectional else forward_segment
+    return functools.partial(forward, stack, group.recompute, take=take)
+
+
+def _skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], tuple]:
+    """Takes a stack through some steps of which the state before them is all that is kept."""
+    return skim(stack, K, state, steps), state
+
+
+def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
+    """Returns the last states after some steps, K of them at a time: U x_t exists for K steps only."""
+
+    def segment(state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], None]:
+        return forward(stack, "states", state, steps)[0], None
+
+    return scan_segments(segment, state, split(steps, steps.shape[0], K))[0]
+
+
+def _handed_up(stack: Stack, steps: Steps, residuals: Segments) -> Array:
+    """Computes what a group of layers hands up over all steps, [T, *batch, H]."""
+    whole = join(residuals)
+    return inputs_of(stack, steps, [hidden_states(*pair) for pair in zip(stack.layers, whole, strict=True)])[-1]
+
+
+def _back(
+    setup: Setup, stack: Stack, group: Group, residuals: Segments, sums: Sums, steps: Steps
+) -> tuple[Sums, tuple[tuple, Array | None]]:
+    """Takes a group of layers back through some steps, in segments of the first of the group's lengths.
+
+    Returns:
+        The sums before the steps; the norms of every layer; and what is asked of the layers below, [K, *batch, H].
+    """
+    K, *inner = group.lengths
+    finer = group._replace(lengths=tuple(inner))
+
+    def segment(sums: Sums, x: tuple[Steps, Any]) -> tuple[Sums, tuple[tuple, Array | None]]:
+        steps, residuals = x
+        if group.recompute == "states" and inner:
+            cut = split(steps, steps.shape[0], inner[0])
+            _, residuals = scan_segments(_ahead(stack, finer), residuals, cut)
+            return _back(setup, stack, finer, residuals, sums, steps)
+        if group.recompute == "states":
+            _, residuals = forward(stack, "none", residuals, steps)
+        return _segment_back(setup, stack, sums, steps, residuals)
+
+    cut = split(steps, steps.shape[0], K)
+    sums, found = scan_segments(segment, sums, each(lambda *x: x, cut, residuals), reverse=True)
+    return sums, join(found)
+
+
+def _segment_back(
+    setup: Setup, stack: Stack, sums: Sums, steps: Steps, residuals: tuple
+) -> tuple[Sums, tuple[tuple, Array | None]]:
+    """Takes a group of layers back through one segment, behind readout and loss where these are due."""
+    E, grads, adjoints = sums
+    first, last = stack.first, stack.first + len(stack.layers)
+    g, readout = steps.g, grads.readout
+    if steps.loss is not None:
+        hidden = [hidden_states(*pair) for pair in zip(stack.layers, residuals, strict=True)]
+        segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, hidden)[-1], steps.loss)
+        E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
+    found, g = backward(stack, adjoints[first:last], steps, residuals, g, setup.vanishing)
+    layers = jax.tree.map(jnp.add, grads.layers[first:last], tuple(each.grads for each in found))
+    grads = grads._replace(layers=grads.layers[:first] + layers + grads.layers[last:], readout=readout)
+    adjoints = adjoints[:first] + tuple(each.adjoint for each in found) + adjoints[last:]
+    return Sums(E, grads, adjoints), (tuple(each.norms for each in found), g)

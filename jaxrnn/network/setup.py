@@ -1,0 +1,103 @@
+"""The set-up of a gradient: a network and the arguments of one call, ready for both passes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from chex import Array, PRNGKey
+from jax.typing import DTypeLike
+
+from jaxrnn.arguments import accumulation_dtype, cast
+from jaxrnn.cells.base import State
+from jaxrnn.layer.both_ways import prepare_layer
+from jaxrnn.layer.bptt import zero_grads
+from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.prepared import FORWARD_IN_TIME, ScanOptions
+from jaxrnn.network.batch import Batch, Call, LossSteps, Steps
+from jaxrnn.network.checks import check_loss
+from jaxrnn.network.network import Network, NetworkParams, check_call, start_states
+from jaxrnn.network.objective import Loss
+from jaxrnn.network.passes import Stack, ask_last, last_hidden, zero_adjoints
+
+
+class Sums(NamedTuple):
+    """Holds what the reverse pass carries from segment to segment."""
+
+    E: Array
+    grads: NetworkParams
+    adjoints: tuple[Adjoint, ...]  # per layer
+
+
+class Setup(NamedTuple):
+    """Holds a network and the arguments of one call, ready for both passes."""
+
+    net: Network
+    stack: Stack
+    loss: Loss
+    steps: Steps
+    last: LossSteps | None  # of a network with `last_step`
+    state: tuple[State, ...]  # before the first step
+    call: Call
+    zeros: Sums  # before anything is summed
+    vanishing: Array | None = None  # the weight of a step's share of the vanishing-gradient regulariser
+
+    def ask_last(self, final: tuple[State, ...], sums: Sums) -> Sums:
+        """Adds the loss of a network whose only loss is at the end, and what it asks of the last states."""
+        if self.last is None:
+            return sums
+        layers, residual = self.net.layers, self.net.residual
+        E, g, readout = self.loss.backward(last_hidden(layers, residual, final), self.last)
+        grads = sums.grads._replace(readout=readout)
+        return Sums(sums.E + E, grads, ask_last(layers, residual, sums.adjoints, g))
+
+    def learned_grads(self, adjoints: tuple[Adjoint, ...]) -> tuple[State, ...] | None:
+        """Sums what reached the initial states, through the first step and through resets, if they are learned."""
+        if not self.net.learn_state:
+            return None
+        found = []
+        for adjoint, given, zeros in zip(adjoints, self.call.state, self.zeros.grads.state or (), strict=True):
+            reached = [] if given is not None else [adjoint.state]
+            reached += [] if adjoint.initial is None else [adjoint.initial]
+            found.append(jax.tree.map(_sum_over_batch, zeros, *reached))
+        return tuple(found)
+
+
+def _sum_over_batch(zero: Array, *leaves: Array) -> Array:
+    axes = tuple(range(leaves[0].ndim - zero.ndim)) if leaves else ()
+    return sum((jnp.sum(leaf, axis=axes, dtype=zero.dtype) for leaf in leaves), zero)
+
+
+def set_up(
+    net: Network,
+    params: NetworkParams,
+    batch: Batch,
+    *,
+    state: tuple[State, ...] | None = None,
+    key: PRNGKey | None = None,
+    compute_dtype: DTypeLike | None = None,
+    options: ScanOptions = FORWARD_IN_TIME,
+) -> Setup:
+    """Checks the arguments of one call and makes them ready; without targets there is no loss.
+
+    Raises:
+        TypeError, ValueError: arguments of the wrong kind, shapes that do not fit; see `jaxrnn.value_and_grad`.
+    """
+    call = check_call(net, params, batch, state, key, compute_dtype)
+    loss_steps = None
+    if batch.targets is not None:
+        loss_steps = check_loss(call, batch, net.objective, net.readout.outputs, net.last_step)
+    before, initial = start_states(net, call, params.state)
+    parts = zip(net.layers, params.layers, call.dropout, initial, strict=True)
+    layers = tuple(prepare_layer(layer, own, call.dtype, mask, s_0, options) for layer, own, mask, s_0 in parts)
+    return Setup(
+        net,
+        Stack(layers, call.dtype, net.dropout, net.residual),
+        Loss(net.readout, net.objective, cast(params.readout, call.dtype)),
+        call.steps._replace(loss=None if net.last_step else loss_steps),
+        loss_steps if net.last_step else None,
+        before,
+        call,
+        Sums(jnp.zeros((), accumulation_dtype(call.dtype)), zero_grads(params), zero_adjoints(before, initial)),
+    )
