@@ -69,12 +69,12 @@ def forward_pair(
 
 
 def reverse_pair(
-    pair: PreparedPair, inputs: Array, flags: Flags, g: Array, residuals: PairResiduals, adjoint: Adjoint
+    pair: PreparedPair, inputs: Array, flags: Flags, g: Array | None, residuals: PairResiduals, adjoint: Adjoint
 ) -> Reversed:
     """Takes both directions back through all steps: the twin of `jaxrnn.layer.bptt.reverse_segment`."""
     calls = split_directions(LayerCall(inputs, residuals.state, flags))
     initials = adjoint.initial or (None, None)
-    asked = pair.layer.split(g)
+    asked = (None, None) if g is None else pair.layer.split(g)
     found = []
     for i, (layer, kept) in enumerate(zip(pair[1:], residuals[2:], strict=True)):
         carry = zero_grads(layer.params), Adjoint(adjoint.state[i], initials[i])

@@ -226,13 +226,13 @@ def forward_layer(layer: PreparedCell, call: LayerCall) -> tuple[Array, Segments
 
 
 def backward_layer(
-    layer: PreparedCell, call: LayerCall, g: Array, residuals: Segments, carry: tuple[Params, Adjoint]
+    layer: PreparedCell, call: LayerCall, g: Array | None, residuals: Segments, carry: tuple[Params, Adjoint]
 ) -> tuple[tuple[Params, Adjoint], Array | None]:
     """Takes one layer back through all of its steps, a segment at a time.
 
     Args:
         layer, call: as for `forward_layer`.
-        g: what is asked of each hidden state, [T, *batch, H].
+        g: what is asked of each hidden state, [T, *batch, H]; None where nothing is.
         residuals: as `forward_layer` returned them.
         carry: the weight gradients to add to, and the adjoint of the last state.
 
