@@ -50,25 +50,33 @@ KERNELS = {
 WAVES = np.cos(np.arange(24)).reshape(2, 4, 3).astype(np.float32).swapaxes(0, 1)
 
 
+NO_OPTIONS: Mapping[str, Any] = types.MappingProxyType({})
+
+
 class Example(NamedTuple):
     """Weights of a Keras layer, and what it is to read."""
 
     kind: str
     weights: list[np.ndarray]
     inputs: np.ndarray  # [T, B, D]
-    options: Mapping[str, Any] = types.MappingProxyType({})  # of `from_keras`
+    options: Mapping[str, Any] = NO_OPTIONS  # of `from_keras`
     reverse: bool = False
     state: Any = None
     mask: np.ndarray | None = None  # [T, B]
 
 
 def alike(
-    kind: str, shape: tuple[int, ...], units: int, both: bool = False, merge: str = "concatenate", **rest: Any
+    kind: str,
+    shape: tuple[int, ...],
+    units: int,
+    options: Mapping[str, Any] = NO_OPTIONS,
+    bias: float | None = 0.03,
+    forget: float | None = None,
+    **rest: Any,
 ) -> Example:
-    """Returns an example of weights that are all alike; what is no part of one goes to `constants`."""
-    parts = {name: rest.pop(name) for name in ("reverse", "state", "mask") if name in rest}
-    weights = constants(kind, shape[-1], units, **rest) * (1 + both)
-    return Example(kind, weights, counting(*shape), {"merge": merge}, **parts)
+    """Returns an example of weights that are all alike; an option `merge` asks for those of both directions."""
+    weights = constants(kind, shape[-1], units, bias, forget) * (1 + ("merge" in options))
+    return Example(kind, weights, counting(*shape), options, **rest)
 
 
 STATE = {units: np.arange(2 * units).reshape(2, units).astype(np.float32) for units in (2, 4)}
@@ -77,22 +85,21 @@ ALIKE = {
     "SimpleRNN": alike("SimpleRNN", (2, 3, 4), 4),
     "SimpleRNN, reverse": alike("SimpleRNN", (2, 3, 4), 4, reverse=True),
     "SimpleRNN, state": alike("SimpleRNN", (2, 4, 3), 4, state=STATE[4]),
-    "SimpleRNN, both": alike("SimpleRNN", (2, 3, 4), 2, both=True),
+    "SimpleRNN, both": alike("SimpleRNN", (2, 3, 4), 2, {"merge": "concatenate"}),
     "GRU": alike("GRU", (3, 6, 4), 3),
     "GRU, reverse": alike("GRU", (3, 6, 4), 3, reverse=True),
     "GRU, no bias": alike("GRU", (3, 6, 4), 3, bias=None),
     "GRU, state": alike("GRU", (2, 4, 3), 2, state=STATE[2]),
     "GRU, mask": alike("GRU", (2, 4, 3), 2, mask=MASK),
-    "GRU, sum": alike("GRU", (2, 3, 4), 2, both=True, merge="sum"),
+    "GRU, sum": alike("GRU", (2, 3, 4), 2, {"merge": "sum"}),
     "LSTM, forget": alike("LSTM", (3, 6, 4), 3, forget=1.0),
     "LSTM, forget, reverse": alike("LSTM", (3, 6, 4), 3, forget=1.0, reverse=True),
     "LSTM": alike("LSTM", (3, 6, 4), 3),
     "LSTM, no bias": alike("LSTM", (3, 6, 4), 3, bias=None),
     "LSTM, state": alike("LSTM", (2, 4, 3), 2, forget=1.0, state=jaxrnn.LSTMState(STATE[2], STATE[2])),
-    "LSTM, both": alike("LSTM", (2, 4, 3), 2, both=True, forget=1.0),
+    "LSTM, both": alike("LSTM", (2, 4, 3), 2, {"merge": "concatenate"}, forget=1.0),
 }
 IN_WAVES = {
-    "SimpleRNN waves": Example("SimpleRNN", waves(*KERNELS["SimpleRNN"]), WAVES),
     "SimpleRNN waves, relu": Example("SimpleRNN", waves(*KERNELS["SimpleRNN"]), WAVES, {"activation": "relu"}),
 }
 for kind, shapes in KERNELS.items():
