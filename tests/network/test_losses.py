@@ -158,7 +158,8 @@ def test_a_label_out_of_range_is_an_error_outside_jit_and_nan_inside():
 
 def test_a_label_or_token_out_of_range_makes_the_loss_of_a_network_nan_under_jit():
     net = jaxrnn.Network((jaxrnn.Elman(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
-    params, zeros = net.init(jax.random.key(0)), jnp.zeros((6, 2), int)
+    shapes, zeros = jax.eval_shape(net.init, jax.random.key(0)), jnp.zeros((6, 2), int)
+    params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1, leaf.dtype), shapes)
     losses = jax.jit(lambda *a: jnp.array([net.loss(*a), jaxrnn.value_and_grad(net, 4)(*a)[0]]))
     assert jnp.isfinite(losses(params, zeros, zeros)).all()
     for wrong in (-1, 5):
