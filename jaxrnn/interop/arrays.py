@@ -29,8 +29,8 @@ def as_floats(name: str, value: ArrayLike) -> np.ndarray:
 
 def check_names(name: str, found: Collection[str], expected: Collection[str], cause: str) -> None:
     """Raises unless the names found are those expected."""
-    missing = [expectation for expectation in expected if expectation not in found]
-    unknown = [finding for finding in found if finding not in expected]
+    missing = [each for each in expected if each not in found]
+    unknown = [each for each in found if each not in expected]
     if missing or unknown:
         lists = (", ".join([*names[:8], *["..."] * (len(names) > 8)]) or "none" for names in (missing, unknown))
         raise ValueError("{} do not fit: missing {}; unknown {}; {}".format(name, *lists, cause))

@@ -20,9 +20,8 @@ from jaxrnn.interop.layers import (
     Kind,
     Merge,
     assemble,
-    cells_of,
     check_activation,
-    check_alike,
+    check_layers,
     directions_of,
 )
 from jaxrnn.layer.bidirectional import Layer
@@ -103,7 +102,7 @@ def to_keras(layer: Layer, params: Params) -> list[np.ndarray]:
     >>> [array.shape for array in jaxrnn.interop.to_keras(cell, cell.init(jax.random.key(0)))]
     [(3, 15), (5, 15), (2, 15)]
     """
-    check_alike("layer", cells_of("layer", layer), "the directions of a Keras layer")
+    check_layers("layer", {"layer": layer}, "the directions of a Keras layer")
     check_params(layer, params)
     arrays = []
     for cell, (U, W, *biases) in directions_of(layer, params):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxrnn.arguments import check_choice
-from jaxrnn.cells.base import Params
+from jaxrnn.cells.base import Cell, Params
 from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams
@@ -17,7 +17,6 @@ from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams, Layer
 
 Activation = Literal["tanh", "relu"]
 Merge = Literal["concatenate", "sum"]
-OwnCell = Elman | GRU | LSTM
 Kind = type[Elman] | type[GRU] | type[LSTM]
 
 GATES: dict[Kind, int] = {Elman: 1, GRU: 3, LSTM: 4}
@@ -35,39 +34,28 @@ def assemble(
     return Bidirectional(forward, backward, merge), BidirectionalParams(forward_params, backward_params)
 
 
-def _cell(
-    kind: Kind, activation: Activation, U: np.ndarray, W: np.ndarray, *biases: np.ndarray
-) -> tuple[OwnCell, Params]:
+def _cell(kind: Kind, activation: Activation, U: np.ndarray, W: np.ndarray, *biases: np.ndarray) -> tuple[Cell, Params]:
     """Returns a cell and its parameters from U, W and up to two biases; a GRU has two or none."""
     H = W.shape[1]
     options: dict[str, Any] = {"activation": activation} if kind is Elman else {}
     cell = kind(U.shape[1], H, bias=bool(biases), **options)
-    if len(biases) < 2:
-        return cell, PARAMS[kind](U, W, *(biases or [None] * (1 + (kind is GRU))))
-    b, second = biases
-    total = np.where(second == 0, b, b + second)  # not b + 0, which would make 0 of -0
-    if kind is GRU:  # the reset stands between the two biases of n
-        return cell, GRUParams(U, W, np.concatenate([total[: 2 * H], b[2 * H :]]), second[2 * H :])
-    return cell, PARAMS[kind](U, W, total)
+    if len(biases) == 2:
+        b, second = biases
+        total = np.where(second == 0, b, b + second)  # not b + 0, which would make 0 of -0
+        # In a GRU the reset stands between the two biases of n.
+        biases = (np.concatenate([total[: 2 * H], b[2 * H :]]), second[2 * H :]) if kind is GRU else (total,)
+    without = (None, None) if kind is GRU else (None,)
+    return cell, PARAMS[kind](U, W, *(biases or without))
 
 
-def cells_of(name: str, layer: Layer) -> list[OwnCell]:
-    """Returns the cells of a layer; raises unless they are jaxrnn's own."""
-    cells: list[Any] = [layer.forward, layer.backward] if isinstance(layer, Bidirectional) else [layer]
-    for cell in cells:
-        if type(cell) not in GATES:
-            raise TypeError(f"{name} must be an Elman, GRU or LSTM cell or a Bidirectional of two, got {cell!r}")
-    return cells
-
-
-def directions_of(layer: Layer, params: Params) -> Iterator[tuple[OwnCell, list[np.ndarray]]]:
+def directions_of(layer: Layer, params: Params) -> Iterator[tuple[Cell, list[np.ndarray]]]:
     """Yields the cell of every direction, and its U, W and, if there is a bias, both biases of torch."""
     both = params if isinstance(layer, Bidirectional) else [params]
-    for cell, cell_params in zip(cells_of("layer", layer), both, strict=True):
+    for cell, cell_params in zip(_cells(layer), both, strict=True):
         U, W, *biases = (as_numpy("params", leaf) for leaf in cell_params if leaf is not None)
         if biases:
             b, *d = biases
-            biases = [b, np.concatenate([np.zeros_like(b[: len(b) - sum(map(len, d))]), *d])]
+            biases = [b, np.concatenate([np.zeros_like(b[: 2 * cell.hidden] if d else b), *d])]
         yield cell, [U, W, *biases]
 
 
@@ -80,9 +68,20 @@ def check_activation(kind: Kind, activation: Activation) -> None:
         )
 
 
-def check_alike(name: str, cells: Sequence[OwnCell], whose: str) -> None:
-    """Raises unless the cells differ in their inputs and their initialization only."""
+def check_layers(name: str, layers: Mapping[str, Layer], whose: str) -> None:
+    """Raises unless the cells of all layers are jaxrnn's own and differ in their inputs and initialization only."""
+    cells = []
+    for place, layer in layers.items():
+        for cell in _cells(layer):
+            if type(cell) not in GATES:
+                raise TypeError(f"{place} must be an Elman, GRU or LSTM cell or a Bidirectional of two, got {cell!r}")
+            cells.append(cell)
     for trait in ("kind", "hidden", "bias", "activation"):
         found = [type(cell).__name__ if trait == "kind" else getattr(cell, trait, None) for cell in cells]
         if len(set(found)) > 1:
             raise ValueError(f"{name} must have one {trait}, as {whose} do, got {', '.join(map(str, found))}")
+
+
+def _cells(layer: Layer) -> tuple[Cell, ...]:
+    """Returns the cells of a layer, one for each direction."""
+    return (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,)

@@ -10,16 +10,7 @@ from numpy.typing import ArrayLike
 
 from jaxrnn.cells.base import Params
 from jaxrnn.interop.arrays import as_floats, check_names, check_shape
-from jaxrnn.interop.layers import (
-    GATES,
-    Activation,
-    Kind,
-    assemble,
-    cells_of,
-    check_activation,
-    check_alike,
-    directions_of,
-)
+from jaxrnn.interop.layers import GATES, Activation, Kind, assemble, check_activation, check_layers, directions_of
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.scan import check_params
 
@@ -139,8 +130,8 @@ def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> No
     if not layers or len(layers) != len(params):
         came = f"{len(layers)} and {len(params)}"
         raise ValueError(f"layers and params must have one entry per layer, as params.layers has, got {came}")
-    cells = [cells_of(f"layers[{i}]", layer) for i, layer in enumerate(layers)]
-    check_alike("layers", list(itertools.chain(*cells)), "the layers and directions of a torch module")
+    named = {f"layers[{i}]": layer for i, layer in enumerate(layers)}
+    check_layers("layers", named, "the layers and directions of a torch module")
     merges = {layer.merge if isinstance(layer, Bidirectional) else "none" for layer in layers}
     if merges not in ({"none"}, {"concatenate"}):
         came = ", ".join(sorted(merges))
