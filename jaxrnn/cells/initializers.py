@@ -1,9 +1,8 @@
-"""Fresh recurrent matrices, of those that `jax.nn.initializers` lacks: functions of key, shape and dtype, as there."""
+"""Initial recurrent matrices, including those that `jax.nn.initializers` lacks."""
 
 from __future__ import annotations
 
-from typing import Any
-
+import chex
 import jax
 import jax.numpy as jnp
 from chex import Array
@@ -16,15 +15,15 @@ CONNECTIONS = 15  # of every unit of a sparse W
 SQUARINGS = 30
 
 
-def recurrent(kind: str, scale: float, key: Array, size: int, dtype: Any) -> Array:
-    """A fresh W [H, H] whose eigenvalue of largest modulus has the modulus `scale`.
+def recurrent(kind: str, scale: float, key: chex.PRNGKey, size: int, dtype: chex.ArrayDType) -> Array:
+    """Draws an initial W [H, H] of spectral radius `scale`: the largest modulus of its eigenvalues.
 
-    "orthogonal": every eigenvalue has that modulus, so nothing that W carries shrinks or grows faster than the rest.
+    "orthogonal": every eigenvalue has that modulus, so no direction of the state shrinks or grows faster than another.
     "identity": `scale` times the identity, for relu units (Le, Jaitly & Hinton 2015, "A simple way to initialize
         recurrent networks of rectified linear units").
     "normal": independent normal entries, rescaled to the spectral radius `scale`, as in echo state networks (Jaeger
         2001, "The echo state approach to analysing and training recurrent neural networks").
-    "sparse": every unit sees 15 others, drawn at random, with normal weights, rescaled likewise; with the radius 0.95
+    "sparse": every unit reads 15 others, drawn at random, with normal weights, rescaled likewise; with the radius 0.95
         the "smart tanh" network of Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural
         networks", section 4.1, after Sutskever, Martens & Hinton (2011).
     """
@@ -41,11 +40,11 @@ def recurrent(kind: str, scale: float, key: Array, size: int, dtype: Any) -> Arr
 
 
 def spectral_radius(W: Array) -> Array:
-    """The largest modulus of an eigenvalue of W [H, H].
+    """Returns the largest modulus of an eigenvalue of W [H, H].
 
         rho(W) = lim ||W^k||^(1/k),  k = 2^SQUARINGS, by repeated squaring
 
-    Products only, because eigenvalues of a matrix that is not symmetric are not to be had on every accelerator.
+    It needs products only: not every accelerator can compute the eigenvalues of a matrix that is not symmetric.
 
     Source: Gelfand's formula.
 

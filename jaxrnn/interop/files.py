@@ -1,16 +1,18 @@
-"""Files of safetensors, which many libraries read and write."""
+"""Reading and writing of safetensors files, which many libraries share."""
 
 from __future__ import annotations
 
 import os
 import pathlib
+import types
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.interop.layers import as_numpy, check_names, check_shape
+from jaxrnn.interop.arrays import as_numpy, check_names, check_shape
 
 DTYPES = {  # as a file of safetensors names them
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},
@@ -19,19 +21,19 @@ DTYPES = {  # as a file of safetensors names them
 }
 
 
-def save(path: str | os.PathLike[str], params: Any) -> None:
-    """Write a pytree of arrays to a file of safetensors, which other libraries read as well.
+def save(path: str | os.PathLike[str], params: chex.ArrayTree) -> None:
+    """Writes a pytree of arrays to a file of safetensors, which other libraries read as well.
 
     Names are paths, such as "layers.0.U" and "readout.V" for the parameters of a `jaxrnn.Network`; the arrays of a dict
-    keep the names they have in it, as those of `to_torch` should. A None is left out.
+    such as that of `to_torch` keep their names. A None is left out.
 
     Args:
-        path: the file; one that is there is overwritten.
+        path: the file; an existing one is overwritten.
         params: the pytree.
 
     Raises:
-        TypeError: a leaf that is no array, or of a dtype that a file cannot hold.
-        ValueError: two leaves of one name, or one by the name "__metadata__".
+        TypeError: a leaf that is not an array, or of a dtype that a file cannot hold.
+        ValueError: two leaves of one name, or a leaf named "__metadata__".
         ImportError: safetensors is not installed.
 
     >>> import pathlib, tempfile, jax, jaxrnn, jaxrnn.interop
@@ -50,19 +52,20 @@ def save(path: str | os.PathLike[str], params: Any) -> None:
     pathlib.Path(path).write_bytes(_safetensors().numpy.save(arrays))
 
 
-def load(path: str | os.PathLike[str], like: Any = None) -> Any:
-    """Read a file of safetensors.
+def load(path: str | os.PathLike[str], like: chex.ArrayTree | None = None) -> Any:
+    """Reads a file of safetensors.
 
     Args:
         path: the file, written by `save` or by another library.
         like: a pytree of arrays, or of their shapes such as `jax.eval_shape(net.init, key)`, with the structure wanted.
 
     Returns:
-        name -> NumPy array (for `from_torch`, say), or with `like` the pytree of its structure; dtypes as in the file.
+        name -> NumPy array (for example for `from_torch`), or a pytree with the structure of `like`; dtypes as in the
+        file.
 
     Raises:
-        ValueError: no file of safetensors, a dtype that NumPy does not have; with `like`, tensors that are missing,
-            superfluous, or of other shapes.
+        ValueError: not a file of safetensors, or a dtype that NumPy does not have; with `like`, tensors that are
+            missing, unknown, or of other shapes.
         TypeError: a leaf of `like` without a shape.
         ImportError: safetensors is not installed.
 
@@ -85,9 +88,9 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in leaves])
 
 
-def _leaves(name: str, tree: Any) -> dict[str, Any]:
-    """The arrays of a pytree by their paths, such as "layers.0.U"."""
-    found: dict[str, Any] = {}
+def _leaves(name: str, tree: chex.ArrayTree) -> dict[str, chex.Array]:
+    """Returns the arrays of a pytree by their paths, such as "layers.0.U"."""
+    found: dict[str, chex.Array] = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         place = jax.tree_util.keystr(path, simple=True, separator=".")
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
@@ -100,7 +103,7 @@ def _leaves(name: str, tree: Any) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a file, without safetensors' own functions for NumPy, which do not know bfloat16."""
+    """Returns all tensors of a file, without safetensors' own functions for NumPy, which do not know bfloat16."""
     safetensors = _safetensors()
     try:
         tensors = dict(safetensors.deserialize(pathlib.Path(path).read_bytes()))
@@ -114,7 +117,8 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _safetensors() -> Any:
+def _safetensors() -> types.ModuleType:
+    """Imports safetensors, which is optional; raises with the command that installs it."""
     try:
         import safetensors
         import safetensors.numpy

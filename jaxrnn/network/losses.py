@@ -1,7 +1,7 @@
 """Objectives: the error E_t of a step, and beside it dE_t/dO_t, the gradient that the reverse pass starts from.
 
-An objective is a function of outputs O_t [..., V] (the network's scores, before any softmax or sigmoid) and targets
-to E_t [...]. Any such function will do; one that carries its gradient spares the reverse pass a `jax.vjp`.
+An objective maps outputs O_t [..., V] (the network's scores, before any softmax or sigmoid) and targets to E_t [...].
+Any such function is an objective; with one that carries its own gradient, the reverse pass needs no `jax.vjp`.
 
 `yhat - y` is dE/dO, not dE/dyhat: dE_t/dyhat_t = -y_t / yhat_t, and the softmax Jacobian diag(yhat) - yhat yhat^T
 turns one into the other.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,32 +19,33 @@ from jax import lax
 
 from jaxrnn.arguments import check_range, is_integer
 
+Error = Callable[[Array, Array], Array]  # (outputs, targets) -> E_t
+ErrorAndGradient = Callable[[Array, Array], tuple[Array, Array]]  # (outputs, targets) -> (E_t, dE_t/dO_t)
+
 
 class Objective:
-    """A function `(outputs, targets) -> E_t` that may carry its own gradient, given to it by `with_gradient`."""
+    """Wraps a function `(outputs, targets) -> E_t` that may carry its own gradient, added by `with_gradient`."""
 
-    def __init__(self, function: Callable[[Array, Array], Array]) -> None:
+    def __init__(self, function: Error) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self._value_and_gradient: Callable[[Array, Array], tuple[Array, Array]] | None = None
+        self._value_and_gradient: ErrorAndGradient | None = None
 
-    def with_gradient(self, function: Callable[[Array, Array], tuple[Array, Array]]) -> Callable:
-        """Decorator for the function `(outputs, targets) -> (E_t, dE_t/dO_t)`."""
+    def with_gradient(self, function: ErrorAndGradient) -> ErrorAndGradient:
+        """Adds the function `(outputs, targets) -> (E_t, dE_t/dO_t)`, as a decorator."""
         self._value_and_gradient = function
         return function
 
     def __call__(self, outputs: Array, targets: Array) -> Array:
-        """E_t, [...]."""
+        """Computes E_t, [...]."""
         return self._function(outputs, targets)
 
     def __repr__(self) -> str:
         return f"<objective {self._function.__name__}>"
 
 
-def value_and_gradient(
-    objective: Callable[[Array, Array], Array], outputs: Array, targets: Array
-) -> tuple[Array, Array]:
-    """E_t [...] and dE_t/dO_t [..., V] of every step at once, by the objective's own gradient or else by `jax.vjp`."""
+def value_and_gradient(objective: Error, outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Computes E_t [...] and dE_t/dO_t [..., V] of all steps, by the objective's own gradient or else by `jax.vjp`."""
     if isinstance(objective, Objective) and objective._value_and_gradient is not None:
         return objective._value_and_gradient(outputs, targets)
     errors, pullback = jax.vjp(lambda outputs: objective(outputs, targets), outputs)
@@ -54,7 +54,7 @@ def value_and_gradient(
 
 @Objective
 def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
-    """Cross-entropy of a softmax over the outputs, in nats.
+    """Computes the cross-entropy of a softmax over the outputs, in nats.
 
         yhat_t = softmax(O_t)        E_t = - sum_i y_t[i] log yhat_t[i]        dE_t/dO_t = yhat_t - y_t
 
@@ -85,12 +85,12 @@ def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
 
 @softmax_cross_entropy.with_gradient
 def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """E_t and dE_t/dO_t = yhat_t - y_t (for targets that sum to m: m yhat_t - y_t)."""
+    """Computes E_t and dE_t/dO_t = yhat_t - y_t (for targets that sum to m: m yhat_t - y_t)."""
     _check_labels_or_probabilities(outputs, targets)
     highest = jnp.max(outputs, -1, keepdims=True)
     exponentials = jnp.exp(outputs - highest)  # [..., V]
     Z = jnp.sum(exponentials, -1, keepdims=True)
-    log_Z = jnp.log(Z[..., 0])  # as if the highest output were 0: large logits would cost E its last digits
+    log_Z = jnp.log(Z[..., 0])  # of outputs less the highest: large logits would cost E its last digits
     yhat = exponentials / Z
     if is_integer(targets):
         y = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
@@ -101,7 +101,7 @@ def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Arr
 
 @Objective
 def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
-    """Binary cross-entropy of a sigmoid at every output, summed over the outputs, in nats.
+    """Computes the binary cross-entropy of a sigmoid at every output, summed over the outputs, in nats.
 
         yhat_t = sigmoid(O_t)
         E_t = - sum_i y_t[i] log yhat_t[i] + (1 - y_t[i]) log(1 - yhat_t[i])        dE_t/dO_t = yhat_t - y_t
@@ -127,13 +127,13 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
 
 @sigmoid_cross_entropy.with_gradient
 def _sigmoid_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """E_t and dE_t/dO_t = yhat_t - y_t."""
+    """Computes E_t and dE_t/dO_t = yhat_t - y_t."""
     return sigmoid_cross_entropy(outputs, targets), jax.nn.sigmoid(outputs) - targets
 
 
 @Objective
 def squared_error(outputs: Array, targets: Array) -> Array:
-    """Squared error, summed over the outputs.
+    """Computes the squared error, summed over the outputs.
 
         E_t = sum_i (O_t[i] - y_t[i])^2        dE_t/dO_t = 2 (O_t - y_t)
 
@@ -157,17 +157,18 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
 @squared_error.with_gradient
 def _squared_error_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """E_t and dE_t/dO_t = 2 (O_t - y_t)."""
+    """Computes E_t and dE_t/dO_t = 2 (O_t - y_t)."""
     return squared_error(outputs, targets), 2 * (outputs - targets)
 
 
 def _picked(outputs: Array, labels: Array) -> Array:
-    """O_t[label], [...]: NaN where the label is out of range (jax would count a negative one from the end)."""
+    """Returns O_t[label], [...]: NaN where the label is out of range (jax would count a negative one from the end)."""
     labels = jnp.where(labels < 0, outputs.shape[-1], labels)
     return jnp.take_along_axis(outputs, labels[..., None], -1, mode="fill")[..., 0]
 
 
-def _check_labels_or_probabilities(outputs: Any, targets: Any) -> None:
+def _check_labels_or_probabilities(outputs: Array, targets: Array) -> None:
+    """Raises unless targets are integer labels in range, or floats in the shape of the outputs."""
     if is_integer(targets):
         if targets.shape != outputs.shape[:-1]:
             raise ValueError(
@@ -181,7 +182,8 @@ def _check_labels_or_probabilities(outputs: Any, targets: Any) -> None:
         _check_same_shape(outputs, targets)
 
 
-def _check_same_shape(outputs: Any, targets: Any) -> None:
+def _check_same_shape(outputs: Array, targets: Array) -> None:
+    """Raises unless targets have the shape of the outputs."""
     if targets.shape != outputs.shape:
         raise ValueError(
             f"targets must have the shape {outputs.shape} of the outputs, got {targets.shape}; "

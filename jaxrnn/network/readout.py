@@ -1,10 +1,11 @@
-"""The readout: from the hidden state of the top layer to the outputs, with its adjoint."""
+"""The readout: the affine map from the hidden state of the top layer to the outputs, with its adjoint."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from chex import Array
@@ -14,7 +15,7 @@ from jaxrnn.cells.affine import affine, affine_input_grads, sum_of, sum_of_outer
 
 
 class ReadoutParams(NamedTuple):
-    """Parameters of a readout."""
+    """Holds the parameters of a readout."""
 
     V: Array  # [V, H]
     c: Array | None  # [V]
@@ -22,7 +23,7 @@ class ReadoutParams(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Readout:
-    """The affine map from the hidden state of the top layer to the outputs.
+    """Maps the hidden state of the top layer to the outputs, by an affine map.
 
         O_t = V s_t + c        e_t := dE/dO_t
         g_t = V^T e_t          dE/dV = sum_t e_t s_t^T        dE/dc = sum_t e_t
@@ -51,19 +52,20 @@ class Readout:
         check_positive("hidden", self.hidden)
         check_positive("outputs", self.outputs)
 
-    def init(self, key: Array, dtype: Any = jnp.float32) -> ReadoutParams:
-        """Fresh parameters: V [V, H] with variance 1/H, c [V] at zero."""
+    def init(self, key: chex.PRNGKey, dtype: chex.ArrayDType = jnp.float32) -> ReadoutParams:
+        """Draws initial parameters: V [V, H] with variance 1/H, c [V] at zero."""
         V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
         return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
 
     def apply(self, params: ReadoutParams, hidden: Array) -> Array:
-        """O_t = V s_t + c for hidden states [..., H]: [..., V], in float32 at least, for the objective's sake."""
+        """Computes O_t = V s_t + c [..., V] of hidden states [..., H], in at least the float32 that objectives need."""
         dtype = accumulation_dtype(hidden.dtype)
         return affine(params.V.T, params.c, hidden, dtype)
 
     def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
-        """g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
+        """Computes g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
         e = e.astype(hidden.dtype)
-        e_T = e.reshape(-1, self.outputs).T  # [V, K * B]; laid out anew it would gain nothing, and lose at large V
+        # A copy in this layout gains nothing, and costs time at large V.
+        e_T = e.reshape(-1, self.outputs).T  # [V, K * B]
         dV = sum_of_outer_products(e_T, hidden, self.hidden)
         return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e_T) if self.bias else None)
