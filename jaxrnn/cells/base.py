@@ -25,7 +25,7 @@ Deltas: TypeAlias = Any  # what `Cell.step_adjoint` hands on to `Cell.weight_gra
 
 @dataclasses.dataclass(frozen=True)
 class Cell(abc.ABC):
-    """One recurrence s_t = f(s_{t-1}, x_t): configuration in fields, parameters in arguments, nothing else.
+    """Defines one recurrence s_t = f(s_{t-1}, x_t): configuration in fields, parameters in arguments.
 
     To write a cell, subclass it as a frozen dataclass (so that equal cells compile once) and give `init` and `step`;
     the adjoint then comes from `jax.vjp` of the step, correct and slower. To make it fast, move out of `step` what does
@@ -142,7 +142,7 @@ class Cell(abc.ABC):
         return pullback(deltas)[0]
 
     def weight_factors(self, operands: Operands, inputs: Array, previous: State, deltas: Deltas) -> Params | None:
-        """Pairs, for each weight, the delta_t and x_t whose outer products its gradient sums; by default None.
+        """Pairs for each weight the delta_t and x_t whose outer products its gradient sums; by default None.
 
         With them `jaxrnn.flow` computes norms of single terms without forming the terms. The x of a bias is None;
         tokens [K, *batch] stand for their one-hot vectors.

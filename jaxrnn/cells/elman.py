@@ -45,7 +45,7 @@ class ElmanOperands(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Elman(Cell):
-    """The Elman cell, with the gradients that BPTT carries through it.
+    """Defines the Elman cell, with the gradients that BPTT carries through it.
 
         z_t = W s_{t-1} + U x_t + b          s_t = tanh(z_t)     or     s_t = max(z_t, 0)
 

@@ -46,7 +46,7 @@ class GRUOperands(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GRU(Cell):
-    """The GRU cell with the reset after the product, as cuDNN, PyTorch and Keras have it.
+    """Defines the GRU cell with the reset after the product, as cuDNN, PyTorch and Keras have it.
 
         r_t = sigmoid(W_r s_{t-1} + U_r x_t + b_r)           q_t = W_n s_{t-1} + d
         z_t = sigmoid(W_z s_{t-1} + U_z x_t + b_z)           n_t = tanh(U_n x_t + b_n + r_t * q_t)

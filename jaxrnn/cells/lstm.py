@@ -51,7 +51,7 @@ class LSTMState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LSTM(Cell):
-    """The LSTM cell with forget gate, without peepholes, as cuDNN, PyTorch and Keras have it.
+    """Defines the LSTM cell with forget gate, without peepholes, as cuDNN, PyTorch and Keras have it.
 
         i_t = sigmoid(W_i s_{t-1} + U_i x_t + b_i)           g_t = tanh(W_g s_{t-1} + U_g x_t + b_g)
         f_t = sigmoid(W_f s_{t-1} + U_f x_t + b_f)           m_t = f_t * m_{t-1} + i_t * g_t

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from chex import Array
@@ -11,18 +11,16 @@ from jaxrnn.arguments import as_array
 
 
 class Horizon(NamedTuple):
-    """How far back losses reach, in steps."""
+    """Says how far back losses reach, in steps."""
 
     mean: Array  # over the losses counted
     spread: Array  # their standard deviation
-    beyond: (
-        Array  # the share of them that had not fallen under the fraction by the first step: the mean is a least then
-    )
+    beyond: Array  # the share that had not fallen under the fraction by the first step: the mean is a lower bound then
     steps: Array  # of every loss t, [T]; t + 1 where it is beyond
 
 
-def horizon(norms: Any, fraction: float = 0.01, history: int | None = None) -> Horizon:
-    """How many steps back it takes until the gradient of a loss has fallen under a fraction of what it was at the loss.
+def horizon(norms: Array, fraction: float = 0.01, history: int | None = None) -> Horizon:
+    """Counts the steps back until the gradient of a loss has fallen under a fraction of what it was at the loss.
 
         horizon_t = min {i : |dE_t/ds_{t-j}| < fraction |dE_t/ds_t| for all j >= i}
 

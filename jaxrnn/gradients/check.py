@@ -27,7 +27,7 @@ INFLUENCE = 2**27  # numbers that RTRL may carry; of a larger network it is left
 
 
 class Row(NamedTuple):
-    """What was found for one parameter. Errors are relative: max |a - b| / max |b|."""
+    """Holds what was found for one parameter. Errors are relative: max |a - b| / max |b|."""
 
     parameter: str
     bptt: float  # BPTT against the float64 truth, jax.grad of the plain scan
@@ -38,20 +38,20 @@ class Row(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether all errors are within their bounds; NaN is not."""
+        """Tells whether all errors are within their bounds; NaN is not."""
         forward = self.forward is None or self.forward <= FORWARD
         return self.bptt <= self.bound and self.differences <= DIFFERENCES and forward
 
 
 class Report(NamedTuple):
-    """The outcome of `check`."""
+    """Holds the outcome of `check`."""
 
     rows: tuple[Row, ...]
     seconds: dict[str, float]  # of one loss and gradient, the median of several
 
     @property
     def passed(self) -> bool:
-        """Whether every parameter passed."""
+        """Tells whether every parameter passed."""
         return all(row.passed for row in self.rows)
 
 
@@ -66,7 +66,7 @@ def check(
     seed: int = 0,
     directions: int = 5,
 ) -> Report:
-    """Compare the gradients of a network on random sequences with three references that share no code with them.
+    """Compares the gradients of a network on random sequences with three references that share no code with them.
 
     The truth is `jax.grad` of the plain scan in float64. BPTT in float64 must match it to 1e-12; BPTT in float32 to
     1e-5, and be no worse than twice jax.grad's own error in float32. Central differences hold the truth itself to
@@ -140,7 +140,7 @@ def check(
 
 
 def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> tuple[NetworkParams, Array, Array]:
-    """Random parameters, inputs and targets for a network, float32."""
+    """Draws random parameters, inputs and targets for a network, float32."""
     keys = jax.random.split(key, 4)
     params = net.init(keys[0])
     leaves, structure = jax.tree.flatten(params)
@@ -160,7 +160,7 @@ def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> t
 
 
 def _small(net: Network, params: NetworkParams, batch: int) -> bool:
-    """Whether RTRL knows the network, and carries what the machine can."""
+    """Tells whether RTRL takes the network, and whether what it carries fits the machine."""
     if len(net.layers) > 1 or net.bidirectional or net.last_step or net.learn_state or net.recurrent_dropout:
         return False
     n = sum(leaf.shape[-1] for leaf in jax.tree.leaves(net.initial_state()))
@@ -168,7 +168,7 @@ def _small(net: Network, params: NetworkParams, batch: int) -> bool:
 
 
 def relative_error(value: Any, truth: Any) -> float:
-    """max |value - truth| / max |truth|, in float64."""
+    """Computes max |value - truth| / max |truth|, in float64."""
     value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
     return float(np.max(np.abs(value - truth)) / max(np.max(np.abs(truth)), np.finfo(np.float64).tiny))
 
@@ -179,7 +179,7 @@ def _single_bound(autodiff: float) -> float:
 
 
 def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: Array) -> list[float]:
-    """The median error of each parameter's directional derivative, relative to the greatest of the directions."""
+    """Computes the median error of each parameter's directional derivative, relative to the greatest of them."""
     leaves, structure = jax.tree.flatten(params)
     errors = []
     for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
@@ -200,7 +200,7 @@ def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: 
 
 
 def _timed(function: Callable[[], Any], repeats: int = 5) -> tuple[Any, float]:
-    """The result, and the median duration of a call after the one that compiles."""
+    """Returns the result, and the median duration of a call after the one that compiles."""
     result, times = jax.block_until_ready(function()), []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Array
+from chex import Array, ArrayTree
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like
-from jaxrnn.cells.base import Cell, Params, State, hidden_of
+from jaxrnn.cells.base import Cell, State, hidden_of
+from jaxrnn.gradients.influence import METHODS, Method
 from jaxrnn.gradients.value_and_grad import value_and_grad as bptt
-from jaxrnn.layer.associative import WARN_BYTES, flatten, unflatten
 from jaxrnn.layer.masking import enter, leave
 from jaxrnn.layer.scan import check_state
 from jaxrnn.network.batch import Batch, Steps, read
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.setup import set_up
 
-METHODS = ("rtrl", "snap1", "rflo")
-
 
 class Carry(NamedTuple):
-    """What goes from call to call."""
+    """Holds what goes from call to call."""
 
     state: State  # of the layer, [*batch, H]
-    influence: Any  # ds_t/dtheta, as far as the method keeps it
+    influence: ArrayTree  # ds_t/dtheta, as far as the method keeps it
 
 
-def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[Any, NetworkParams]]:
-    """The loss of a network and its gradient, computed forward in time: for learning at every step, while it happens.
+def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple[Any, NetworkParams]]:
+    """Computes the loss of a network and its gradient forward in time: for learning at every step, while it happens.
 
         P_t = J_t P_{t-1} + d+ s_t/dtheta        dE/dtheta = sum_t (dE_t/ds_t) P_t        J_t = ds_t/ds_{t-1}
 
@@ -91,17 +87,17 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
 
     def loss_and_gradient(
         params: NetworkParams,
-        inputs: Any,
-        targets: Any,
-        weights: Any = None,
+        inputs: Array,
+        targets: Array,
+        weights: Array | None = None,
         carry: Carry | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
     ) -> tuple[Any, NetworkParams]:
         batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
         setup = set_up(net, params, batch)
         (layer,), (state,) = setup.stack.layers, setup.state
-        influence = _METHODS[method](cell, layer.params, state)
+        influence = METHODS[method](cell, layer.params, state)
         state, start = (state, influence.nothing()) if carry is None else _check_carry(cell, carry, state, influence)
 
         def step(now: tuple, steps: Steps) -> tuple[tuple, None]:
@@ -123,130 +119,8 @@ def value_and_grad(net: Network, method: str = "rtrl") -> Callable[..., tuple[An
     return loss_and_gradient
 
 
-class _Exact:
-    """RTRL: the influence as one matrix for each sequence, [*batch, n, P]."""
-
-    def __init__(self, cell: Cell, params: Params, state: State) -> None:
-        self.cell, self.like = cell, state
-        self.theta, self.unravel = ravel_pytree(params)
-        self.batch = hidden_of(state).shape[:-1]
-        n = flatten(state).shape[-1]
-        self.shape = (*self.batch, n, self.theta.size)
-        size = math.prod(self.shape) * self.theta.dtype.itemsize
-        if size > WARN_BYTES:
-            warnings.warn(f"the influence of RTRL, {self.shape}, takes {size:,} bytes; BPTT takes none", stacklevel=4)
-
-    def nothing(self) -> Array:
-        return jnp.zeros(self.shape, self.theta.dtype)
-
-    def ahead(self, before: State, x: Array, influence: Array) -> tuple[State, Array]:
-        def step(theta: Array, numbers: Array, x: Array) -> tuple[Array, Array]:
-            after = flatten(_step(self.cell, self.unravel(theta), unflatten(numbers, self.like), x))
-            return after, after
-
-        both = jax.jacrev(step, argnums=(0, 1), has_aux=True)
-        for _ in self.batch:
-            both = jax.vmap(both, (None, 0, 0))
-        (immediate, J), after = both(self.theta, flatten(before), x)
-        return unflatten(after, self.like), jnp.einsum("...ij,...jp->...ip", J, influence) + immediate
-
-    def gradient(self, g: Array, influence: Array) -> Params:
-        """(dE_t/ds_t) P_t, summed over the batch; the loss sees the hidden part of a state, which comes first."""
-        H = g.shape[-1]
-        return self.unravel(
-            jnp.einsum("nh,nhp->p", g.reshape(-1, H), influence[..., :H, :].reshape(-1, H, self.theta.size))
-        )
-
-
-class _Own:
-    """SnAp-1: for every weight the influence on the p numbers of its own unit; leaves [*batch, p, m H, ...].
-
-    The first axis of a weight tells its unit: row r of the m H rows is of unit r mod H. A cell laid out otherwise is
-    found by its shapes, but for a square weight, whose shape cannot tell.
-    """
-
-    weight = 1.0  # of what a unit does to itself through its recurrent weights
-
-    def __init__(self, cell: Cell, params: Params, state: State) -> None:
-        self.cell, self.params, self.like = cell, params, state
-        self.batch = hidden_of(state).shape[:-1]
-        self.parts = len(jax.tree.leaves(state))
-        for path, leaf in jax.tree.leaves_with_path(params):
-            if leaf.ndim < 1 or leaf.shape[0] % cell.hidden:
-                raise ValueError(
-                    f"params.layers[0]{jax.tree_util.keystr(path)} must have a first axis that is a multiple of "
-                    f"H = {cell.hidden}, got shape {leaf.shape}; the first axis tells which unit a weight belongs to"
-                )
-
-    def nothing(self) -> Params:
-        return jax.tree.map(lambda leaf: jnp.zeros((*self.batch, self.parts, *leaf.shape), leaf.dtype), self.params)
-
-    def ahead(self, before: State, x: Array, influence: Params) -> tuple[State, Params]:
-        def step(params: Params, before: State, x: Array) -> tuple[State, Array, Params]:
-            after, pull = jax.vjp(lambda params: _step(self.cell, params, before, x), params)
-            own = self.cell.own_operands(self.cell.prepare(params), self.weight)
-            local = self._local(params, before, x)
-            rows, immediate = [], []
-            for unit in self._units(after):  # as units reach but themselves, a sum over units is each one's own
-                rows.append(jnp.stack(jax.tree.leaves(self.cell.step_adjoint(own, unit, local)[0])))
-                immediate.append(pull(unit)[0])
-            return after, jnp.stack(rows), jax.tree.map(lambda *leaves: jnp.stack(leaves), *immediate)
-
-        for _ in self.batch:
-            step = jax.vmap(step, (None, 0, 0))
-        after, J, immediate = step(self.params, before, x)  # J [*batch, p, p, H]
-
-        def moved(kept: Array, added: Array) -> Array:
-            rows = kept.shape[len(self.batch) + 1]
-            of_rows = jnp.tile(J, rows // J.shape[-1])  # [*batch, p, p, m H]
-            of_rows = of_rows.reshape(*of_rows.shape, *(1,) * (kept.ndim - len(self.batch) - 2))
-            return jnp.sum(of_rows * kept[(slice(None),) * len(self.batch) + (None,)], len(self.batch) + 1) + added
-
-        return after, jax.tree.map(moved, influence, immediate)
-
-    def gradient(self, g: Array, influence: Params) -> Params:
-        """g_t of each weight's own unit times its influence on the hidden number of that unit."""
-
-        def of(leaf: Array) -> Array:
-            hidden = jnp.moveaxis(leaf, len(self.batch), 0)[0]  # [*batch, m H, ...]
-            asked = jnp.tile(g, hidden.shape[len(self.batch)] // g.shape[-1])
-            asked = asked.reshape(*asked.shape, *(1,) * (hidden.ndim - asked.ndim))
-            return jnp.sum(asked * hidden, tuple(range(len(self.batch))))
-
-        return jax.tree.map(of, influence)
-
-    def _local(self, params: Params, before: State, x: Array) -> Any:
-        """What `step_adjoint` needs of one step of one sequence."""
-        operands = self.cell.prepare(params)
-        after, residuals = self.cell.step_with_residuals(operands, before, self.cell.project(operands, x[None])[0])
-        several = jax.tree.map(lambda leaf: leaf[None], (before, after, residuals))
-        local = self.cell.linearize(operands, x[None], *several)
-        return jax.tree.map(lambda leaf: leaf[0], local)
-
-    def _units(self, after: State) -> list[State]:
-        leaves, structure = jax.tree.flatten(after)
-        return [
-            jax.tree.unflatten(structure, [jnp.full_like(leaf, i == part) for i, leaf in enumerate(leaves)])
-            for part in range(self.parts)
-        ]
-
-
-class _Direct(_Own):
-    """RFLO: the same, without any recurrent weight in J."""
-
-    weight = 0.0
-
-
-_METHODS: dict[str, Any] = {"rtrl": _Exact, "snap1": _Own, "rflo": _Direct}
-
-
-def _step(cell: Cell, params: Params, state: State, x: Array) -> State:
-    operands = cell.prepare(params)
-    return cell.step(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x[None])))
-
-
-def _check_carry(cell: Cell, carry: Any, start: State, influence: Any) -> tuple[State, Any]:
-    """State and influence to go on from, in the dtype that is computed in."""
+def _check_carry(cell: Cell, carry: Carry, start: State, influence: ArrayTree) -> tuple[State, ArrayTree]:
+    """Returns state and influence to go on from, in the dtype that is computed in."""
     if not isinstance(carry, Carry):
         raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
     hidden = hidden_of(start)
@@ -257,10 +131,10 @@ def _check_carry(cell: Cell, carry: Any, start: State, influence: Any) -> tuple[
     return state, cast(carry.influence, hidden.dtype)
 
 
-def _check_network(net: Any, method: str) -> Cell:
+def _check_network(net: Network, method: Method) -> Cell:
     if not isinstance(net, Network):
         raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
-    check_choice("method", method, METHODS)
+    check_choice("method", method, tuple(METHODS))
     if len(net.layers) != 1 or net.bidirectional:
         raise ValueError(f"net must have one layer that reads forward only, got {net.layers}")
     for name in ("recurrent_dropout", "last_step", "learn_state"):
@@ -269,12 +143,12 @@ def _check_network(net: Any, method: str) -> Cell:
     cell: Any = net.layers[0]
     own = jax.eval_shape(lambda key: cell.own_operands(cell.prepare(cell.init(key))), jax.random.key(0))
     if method != "rtrl" and own is None:
-        raise TypeError(f"method {method!r} needs a cell with a method own_operands, which {cell} has not")
+        raise TypeError(f"method {method!r} needs a cell with a method own_operands, which {cell} does not have")
     return cell
 
 
 class Comparison(NamedTuple):
-    """One method against BPTT."""
+    """Compares one method with BPTT."""
 
     cosine: float  # of the two gradients of the layer, all its weights together; the readout's is the same in both
     ratio: float  # of their norms
@@ -284,7 +158,7 @@ class Comparison(NamedTuple):
 class Comparisons(NamedTuple):
     """Compares every method with BPTT; printed, it is a table."""
 
-    methods: dict[str, Comparison]
+    methods: dict[Method, Comparison]
 
     def __str__(self) -> str:
         names = list(next(iter(self.methods.values())).by_weight)
@@ -295,8 +169,8 @@ class Comparisons(NamedTuple):
         return "\n".join([*rows, "cosine with the gradient of BPTT, and norm against its norm"])
 
 
-def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **options: Any) -> Comparisons:
-    """How far each method's gradient is from that of BPTT, on one batch.
+def compare(net: Network, params: NetworkParams, inputs: Array, targets: Array, **options: Array) -> Comparisons:
+    """Measures how far each method's gradient is from that of BPTT, on one batch.
 
         cosine = <a, b> / (|a| |b|)        ratio = |a| / |b|        a: the method's gradient, b: that of BPTT
 
@@ -320,7 +194,7 @@ def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **op
     (1.0, ['U', 'W', 'b', 'V', 'c'])
     """
     _, truth = jax.jit(bptt(net))(params, inputs, targets, **options)
-    found = {}
+    found: dict[Method, Comparison] = {}
     for method in METHODS:
         _, grads = jax.jit(value_and_grad(net, method))(params, inputs, targets, **options)
         by_weight: dict[str, tuple[float, float]] = {}
@@ -331,7 +205,7 @@ def compare(net: Network, params: NetworkParams, inputs: Any, targets: Any, **op
     return Comparisons(found)
 
 
-def _angle(mine: Any, true: Any) -> tuple[float, float]:
+def _angle(mine: Array, true: Array) -> tuple[float, float]:
     mine, true = (np.asarray(array, np.float64).ravel() for array in (mine, true))
     size, true_size = float(np.linalg.norm(mine)), float(np.linalg.norm(true))
     return float(mine @ true) / max(size * true_size, 1e-300), size / max(true_size, 1e-300)

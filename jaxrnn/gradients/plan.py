@@ -120,7 +120,7 @@ def decide(
 
 
 class _Sizes:
-    """What the steps of a network occupy, from shapes alone."""
+    """Counts what the steps of a network occupy, from shapes alone."""
 
     def __init__(self, net: Network, inputs: Array, dtype: DTypeLike, steps: int) -> None:
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))

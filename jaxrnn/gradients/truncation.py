@@ -1,4 +1,4 @@
-"""What a gradient strategy is: the whole gradient, or a truncation of it.
+"""What a truncation of the gradient is.
 
 Truncations are different estimates of a gradient, and "truncated BPTT" has meant each of them. Of the double sum
 dE/dW = sum_t sum_{j<=t} delta_{t,j} s_{j-1}^T over the step t that errs and the step j that is blamed, each keeps a
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Truncation(abc.ABC):
-    """A gradient strategy: every truncation is one, and all have the signature of `gradient`."""
+    """Defines a truncation: all of them compute a gradient by one signature."""
 
     k: int
 

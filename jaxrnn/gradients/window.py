@@ -85,7 +85,7 @@ class Window(Truncation):
 
 
 class _Totals(NamedTuple):
-    """What the loop over lags carries."""
+    """Holds what the loop over lags carries."""
 
     after: tuple[State, ...]  # per layer dE_{t+i}/ds_t of the next lag i, [T, *batch, H]
     deltas: tuple[Deltas, ...]  # per layer, summed over the lags so far, [T, *batch, ...]
@@ -95,7 +95,7 @@ class _Totals(NamedTuple):
 
 
 class _Lags:
-    """One lag: every step's adjoint through that step, all of them at once."""
+    """Takes lags: every step's adjoint back through that step, all of them at once."""
 
     def __init__(self, setup: Setup, steps: Steps, residuals: tuple[Residuals, ...]) -> None:
         self.setup, self.residuals = setup, residuals

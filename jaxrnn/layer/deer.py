@@ -175,7 +175,7 @@ def _solve(equations: _Equations) -> tuple[State, Convergence]:
 
 
 class _Equations:
-    """The equations s_t = f(s_{t-1}, x_t) of one sequence, with states as flat numbers [T, *batch, n]."""
+    """Holds the equations s_t = f(s_{t-1}, x_t) of one sequence, with states as flat numbers [T, *batch, n]."""
 
     def __init__(self, layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> None:
         self.layer, self.call, self.options = layer, call, options
