@@ -128,9 +128,8 @@ class Task(abc.ABC):
         batch = next(iter(self.validation()))
         outputs = np.asarray(jax.jit(net.apply)(params, batch.inputs, None, batch.mask, batch.reset)[0])
         if not self.last_step:
-            return pictures.steps(
-                batch, outputs, np.asarray(net.objective(jnp.asarray(outputs), batch.targets)), self.unit
-            )
+            errors = np.asarray(net.objective(jnp.asarray(outputs), batch.targets))
+            return pictures.steps(batch, outputs, errors, self.unit)
         if self.classes:
             return pictures.confusion(np.asarray(batch.targets), outputs)
         return pictures.answers(np.asarray(batch.targets)[:, 0], outputs[:, 0])
@@ -149,12 +148,17 @@ class EndlessTask(Task):
 
     def batch(self, step: int) -> Sequences:
         """Returns fresh sequences for every step."""
-        return self.draw(jax.random.fold_in(self._keys[0], step), self.batch_size)
+        return self._draw(jax.random.fold_in(self._keys[0], step), self.batch_size)._replace(fresh=True)
 
     def validation(self) -> list[Sequences]:
         """Returns the same thousand sequences at every call."""
         batches, size = HELD_OUT
-        return [self.draw(jax.random.fold_in(self._keys[1], i), size) for i in range(batches)]
+        keys = [jax.random.fold_in(self._keys[1], i) for i in range(batches)]
+        return [self._draw(key, size)._replace(fresh=True) for key in keys]
+
+    @functools.cached_property
+    def _draw(self) -> Callable[[chex.PRNGKey, int], Sequences]:
+        return jax.jit(self.draw, static_argnums=1)
 
     @functools.cached_property
     def _keys(self) -> chex.PRNGKey:

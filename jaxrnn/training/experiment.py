@@ -54,7 +54,7 @@ class Experiment(NamedTuple):
         return step.make_step(
             self.net,
             self.optimizer,
-            gradient=settings.gradient,  # type: ignore[arg-type]
+            gradient=settings.gradient,
             flow=settings.flow > 0,
             vanishing=vanishing if settings.vanishing else None,
             noise=settings.noise,

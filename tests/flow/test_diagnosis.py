@@ -1,23 +1,14 @@
-"""The diagnosis in words, its pictures, and the command that gives both."""
-
-import pathlib
-import subprocess
-import sys
+"""The diagnosis in words, and its pictures."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import jaxrnn
-from jaxrnn import cli
 from jaxrnn.flow import plots
 from jaxrnn.flow.diagnosis import diagnose, lag_profile
-from jaxrnn.tasks import adding
-from jaxrnn.training.runs import Run
 
-ROOT = pathlib.Path(__file__).parent.parent
 T, B = 60, 4
 
 
@@ -116,87 +107,3 @@ def test_the_pictures_show_their_data(vanishing):
     assert any(
         np.allclose(line.get_ydata(), [0.1, -0.2]) for line in exponents.axes[0].lines if len(line.get_xdata()) == 2
     )
-
-
-def test_the_history_of_the_flow_is_drawn_beside_the_curve():
-    metrics = [{"step": 5, "loss": 1.0}, {"step": 10, "loss": 0.5}]
-    history = [{"step": s, "flow": [[0.1 * s, 0.2 * s, 0.3 * s]]} for s in (5, 10)]
-    figure = plots.learning_curve(metrics + history, {"uniform": 2.0}, "nats per step")
-    assert figure.axes[0].get_ylabel() == "nats per step"
-    assert np.allclose(lines(figure)["training"], [[5, 1.0], [10, 0.5]])
-    mesh = figure.axes[1].collections[0].get_array()
-    assert np.allclose(mesh, np.log10([[1.5, 3.0], [1.0, 2.0], [0.5, 1.0]]))  # the last step first
-    assert len(plots.learning_curve(metrics, {}).axes) == 1
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-
-
-def test_the_flow_of_a_fresh_network(call, tmp_path):
-    result = call("flow", "--init", "--hidden", 16, "--scale", 0.5, "--steps", 40, "--batch", 2, "--out", "there")
-    assert result.exit_code == 0, result.output
-    assert "1 x Elman(16), at initialisation" in result.output
-    assert "The gradient VANISHES" in result.output
-    assert (tmp_path / "there" / "flow.png").read_bytes().startswith(b"\x89PNG")
-    with np.load(tmp_path / "there" / "flow.npz") as arrays:
-        assert arrays["adjoints"].shape == (40, 40)
-        assert arrays["lyapunov_exponents"].shape == (16,)
-        assert {"terms", "profile", "delta_0", "singular_values"} <= set(arrays)
-
-
-def test_the_flow_of_a_run_and_of_its_training(call, tmp_path):
-    (tmp_path / "data.txt").write_text("peter piper picked a peck of pickled peppers\n" * 100)
-    small = ["--hidden", 16, "--batch", 4, "--chunk", 16, "--steps", 20, "--every", 10]
-    trained = call("train", "--data", "data.txt", "--out", "run", "--flow", 5, *small)
-    assert trained.exit_code == 0, trained.output
-    history = [row for row in Run.open(tmp_path / "run").metrics() if "flow" in row]
-    assert [row["step"] for row in history] == [5, 10, 15, 20]
-    assert np.shape(history[0]["flow"]) == (1, 16)
-    assert np.all(np.array(history[0]["flow"]) > 0)
-    result = call("flow", "run", "--steps", 30)
-    assert result.exit_code == 0, result.output
-    assert "run, best checkpoint, T = 30, B = 8, layer 0" in result.output
-    assert (tmp_path / "run" / "flow.png").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "give the folder of a run, or --init, not both"),
-        (("run", "--init"), "give the folder of a run, or --init, not both"),
-        (("nowhere",), "is not the folder of a run"),
-        (("nowhere", "--cell", "gru"), "leave out --cell"),
-        (("--init", "--steps", 10), "20 steps at least"),
-        (("--init", "--cell", "gru", "--scale", 0.5), "are for an Elman cell, not for gru"),
-        (("--init", "--hidden", 0), "hidden"),
-        (("--init", "--layer", 3), "layer must be one of the 1 layers"),
-    ],
-)
-def test_wrong_use_of_the_command(call, arguments, message):
-    result = call("flow", *arguments)
-    assert result.exit_code == 2
-    assert message in result.output
-
-
-def test_the_calculation_by_hand_is_the_librarys():
-    command = [sys.executable, str(ROOT / "scripts" / "bptt_by_hand.py"), "--seed", "3"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.count("delta_{t,k}=[") == 10
-    assert all(float(line.split()[-1]) < 1e-12 for line in printed.splitlines() if "largest difference" in line)
-
-
-def test_the_adding_problem():
-    inputs, targets, *_ = adding.batch(jax.random.key(1), 11, 2000)
-    marked = np.asarray(inputs[..., 1])
-    first, second = np.argsort(-marked, 0, kind="stable")[:2]
-    assert np.all(marked.sum(0) == 2)
-    assert first.max() == 4
-    assert second.min() == 5
-    assert second.max() == 10
-    assert np.allclose(targets[:, 0], np.sum(np.asarray(inputs[..., 0]) * marked, 0))
-    assert np.isclose(np.mean((np.asarray(targets) - 1) ** 2), adding.BASELINE, rtol=0.1)
-    with pytest.raises(ValueError, match="steps must be two at least"):
-        adding.batch(jax.random.key(0), 1, 3)

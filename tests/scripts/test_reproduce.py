@@ -3,89 +3,102 @@
 import importlib.util
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-PATH = pathlib.Path(__file__).parent.parent / "scripts" / "reproduce.py"
+PATH = pathlib.Path(__file__).parents[2] / "scripts" / "reproduce.py"
 
 
-@pytest.fixture
-def reproduce(monkeypatch):
-    """The script as a module, with two experiments that take a second each."""
-    spec = importlib.util.spec_from_file_location("reproduce", PATH)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "reproduce", module)
-    spec.loader.exec_module(module)
-    tiny = {"hidden": 8, "batch": 4, "length": 12, "steps": 12, "every": 6}
-    experiments = {
-        "order": module.Reproduction("order", "0 %", 0.01, "wrong", module.of_task("order", **tiny)),
-        "adding": module.Reproduction("adding", "0.177", 100.0, "loss", module.of_task("adding", **tiny)),
-        "music": module.Reproduction("music", "8.9", 8.6, "test", module.of_task("chorales", **tiny), "rolls.npz"),
-    }
-    monkeypatch.setattr(module, "REAL", module.EXPERIMENTS, raising=False)
-    monkeypatch.setattr(module, "EXPERIMENTS", experiments)
-    return module
+@pytest.fixture(scope="module")
+def reproduce():
+    """Returns the script as a module, with experiments that take a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        spec = importlib.util.spec_from_file_location("reproduce", PATH)
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "reproduce", module)
+        spec.loader.exec_module(module)
+        tiny = {"hidden": 8, "batch": 4, "length": 12, "steps": 12, "every": 6}
+        experiments = {
+            "order": module.Reproduction("order", "0 %", 0.01, "error_rate", module.recipe("order", **tiny)),
+            "adding": module.Reproduction("adding", "0.177", 100.0, "loss", module.recipe("adding", **tiny)),
+            "music": module.Reproduction("music", "8.9", 8.6, "test", module.recipe("chorales", **tiny), "rolls.npz"),
+        }
+        patch.setattr(module, "REAL", module.EXPERIMENTS, raising=False)
+        patch.setattr(module, "EXPERIMENTS", experiments)
+        yield module
 
 
-def call(module, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments)])
-    module.main()
+def call(module, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments)])
+        module.main()
 
 
-def test_a_table_of_what_was_reached(reproduce, monkeypatch, capsys, tmp_path):
-    call(reproduce, monkeypatch, "order", "adding", "--seeds", 2, "--out", tmp_path)
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert "not reached" in rows[0]
-    assert "2 seeds): reached" in rows[1]
-    result = json.loads((tmp_path / "adding-1" / "result.json").read_text())
+@pytest.fixture(scope="module")
+def folder(reproduce, tmp_path_factory):
+    """Returns a folder in which two seeds of one experiment are finished."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    call(reproduce, "adding", "--seeds", 2, "--out", folder)
+    return folder
+
+
+def rows_of(printed):
+    return [line for line in printed.splitlines() if line.startswith("| ")][1:]
+
+
+def test_what_is_finished_is_in_the_table_and_not_run_again(reproduce, folder, monkeypatch, capsys):
+    monkeypatch.setattr(reproduce.experiment, "build", None)  # nothing is built again
+    call(reproduce, "adding", "--seeds", 2, "--out", folder)
+    rows = rows_of(capsys.readouterr().out)
+    assert "2 seeds): reached" in rows[0]
+    result = json.loads((folder / "adding-1" / "result.json").read_text())
     assert result["loss"] > 0
     assert 0 < result["disagreement"] < 1e-4
     assert result["settings"]["seed"] == 1
-    assert (tmp_path / "table.md").read_text().splitlines()[2:] == rows
-    assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table.md").read_text().splitlines()[2:] == rows
+    assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_finished_is_not_run_again(reproduce, monkeypatch, capsys, tmp_path):
-    call(reproduce, monkeypatch, "adding", "--seeds", 1, "--out", tmp_path)
-    first = capsys.readouterr().out
-    monkeypatch.setattr(reproduce.experiment, "build", None)  # nothing is built again
-    call(reproduce, monkeypatch, "adding", "--seeds", 1, "--out", tmp_path)
-    assert capsys.readouterr().out == first
+def test_a_share_of_wrong_answers_is_not_reached(reproduce, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(reproduce, "disagreement", lambda now: 0.0)
+    call(reproduce, "order", "--seeds", 1, "--out", tmp_path)
+    (row,) = rows_of(capsys.readouterr().out)
+    assert "%: not reached" in row
 
 
-def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, monkeypatch, capsys, tmp_path):
+def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monkeypatch, tmp_path):
     """Stopped after its first checkpoint, it goes on from there bit for bit."""
-    call(reproduce, monkeypatch, "adding", "--seeds", 1, "--out", tmp_path / "straight")
-    fit, stopped = reproduce.experiment.Experiment.fit, []
+    train = reproduce.Experiment.train
 
-    def interrupted(self, state, run, log):
+    def interrupted(self, run, state):
         def stop(metrics):
-            log(metrics)
-            if not stopped and metrics["step"] == 6 and "validation_loss" in metrics:
-                stopped.append(True)
-                reproduce.train.signal.raise_signal(reproduce.train.signal.SIGINT)
+            if metrics["step"] == 6 and "validation_loss" in metrics:
+                signal.raise_signal(signal.SIGINT)
 
-        return fit(self, state, run, stop)
+        return train(self, run, state, stop)
 
-    monkeypatch.setattr(reproduce.experiment.Experiment, "fit", interrupted)
-    arguments = "adding", "--seeds", 1, "--out", tmp_path / "stopped"
-    with pytest.raises(SystemExit) as ended:
-        call(reproduce, monkeypatch, *arguments)
+    monkeypatch.setattr(reproduce, "disagreement", lambda now: 0.0)
+    arguments = "adding", "--seeds", 1, "--out", tmp_path
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(reproduce.Experiment, "train", interrupted)
+        call(reproduce, *arguments)
     assert ended.value.code == 130
-    call(reproduce, monkeypatch, *arguments)
-    one, other = (
-        json.loads((tmp_path / name / "adding-0" / "result.json").read_text()) for name in ("straight", "stopped")
-    )
+    call(reproduce, *arguments)
+    one, other = (json.loads((path / "adding-0" / "result.json").read_text()) for path in (folder, tmp_path))
     assert one["loss"] == other["loss"]
 
 
-def test_what_differs_is_told(reproduce, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(reproduce, "disagreement", lambda now: 0.5)
+def test_what_differs_is_told(reproduce, folder, capsys, tmp_path):
+    shutil.copytree(folder / "adding-0", tmp_path / "adding-0")
+    result = tmp_path / "adding-0" / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_text()), "disagreement": 0.5}))
     with pytest.raises(SystemExit) as ended:
-        call(reproduce, monkeypatch, "adding", "--seeds", 1, "--out", tmp_path)
+        call(reproduce, "adding", "--seeds", 1, "--out", tmp_path)
     assert ended.value.code == 1
     assert "do not agree in adding" in capsys.readouterr().err
 
@@ -98,9 +111,9 @@ def test_what_differs_is_told(reproduce, monkeypatch, capsys, tmp_path):
         (["music"], "music needs --data with a folder that holds rolls.npz"),
     ],
 )
-def test_wrong_use(reproduce, monkeypatch, capsys, tmp_path, arguments, message):
+def test_wrong_use(reproduce, capsys, tmp_path, arguments, message):
     with pytest.raises(SystemExit) as ended:
-        call(reproduce, monkeypatch, *arguments, "--out", tmp_path)
+        call(reproduce, *arguments, "--out", tmp_path)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -108,12 +121,12 @@ def test_wrong_use(reproduce, monkeypatch, capsys, tmp_path, arguments, message)
 def test_every_experiment_can_be_set_up(reproduce):
     """Its settings are valid, and its goal is one that chance does not reach."""
     for name, about in reproduce.REAL.items():
-        settings = reproduce.Settings(**about.settings)
-        assert about.figure in ("test", "loss", "wrong"), name
+        settings = about.settings
+        assert about.figure in ("test", "loss", "error_rate"), name
         assert (about.file is not None) == (settings.task in ("text", "chorales")), name
         if about.file is None and settings.task not in ("digits", "permuted-digits"):
             task = reproduce.experiment.build(settings).task
-            chance = 0.5 if about.figure == "wrong" else max(task.baselines.values()) * 1.07
+            chance = 0.5 if about.figure == "error_rate" else max(task.baselines.values()) * 1.07
             assert about.goal < chance, name
 
 
