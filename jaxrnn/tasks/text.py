@@ -225,6 +225,10 @@ class NextCharacter(Task):
         """Returns the nats per character of models that need no network."""
         return {name: bits * math.log(2) for name, bits in self.text.baselines().items()}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._streams  # noqa: B018  # a text that is too short for them is told now, not at the first batch
+
     @functools.cached_property
     def _streams(self) -> Streams:
         key = jax.random.fold_in(jax.random.split(jax.random.key(self.seed))[0], 0)

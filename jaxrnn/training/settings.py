@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from jaxrnn.arguments import check_choice, check_positive, check_rate, check_scale
 from jaxrnn.cells.elman import Elman
@@ -14,7 +14,6 @@ from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cells.lstm import LSTM
 from jaxrnn.tasks.registry import TASKS
-from jaxrnn.training.step import Gradient
 
 CELLS: dict[str, Any] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 
@@ -82,7 +81,7 @@ class Settings:
     accumulate: int = _setting(1, "Average the gradients of so many batches for one step.", check_positive)
     patience: int = _setting(0, "Stop after so many validations without an improvement.", _check_count)
     gradient: Literal["bptt", "autodiff"] = _setting(
-        "bptt", "Choose how to compute the gradient.", choices=get_args(Gradient)
+        "bptt", "Choose how to compute the gradient.", choices=("bptt", "autodiff")
     )
     seed: int = _setting(0, "Set the seed of everything random.")
     every: int = _setting(250, "Validate and save every so many steps.", check_positive)

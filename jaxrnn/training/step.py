@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -17,7 +17,6 @@ from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.sequences import Sequences
 
-Gradient = Literal["bptt", "autodiff"]
 Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Array]]]
 
 
@@ -94,7 +93,7 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     segment: int | str = "auto",
-    gradient: Gradient = "bptt",
+    gradient: Literal["bptt", "autodiff"] = "bptt",
     flow: bool = False,
     clip: float | None = None,
     vanishing: Callable[[chex.Array], chex.Array] | None = None,
@@ -134,7 +133,7 @@ def make_step(
     >>> int(train.step), sorted(metrics)
     (1, ['gradient_norm', 'loss'])
     """
-    check_choice("gradient", gradient, get_args(Gradient))
+    check_choice("gradient", gradient, ("bptt", "autodiff"))
     check_scale("noise", noise)
     if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
         raise ValueError(

@@ -84,10 +84,11 @@ def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monke
 
     monkeypatch.setattr(reproduce, "disagreement", lambda now: 0.0)
     arguments = "adding", "--seeds", 1, "--out", tmp_path
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(reproduce.Experiment, "train", interrupted)
+    monkeypatch.setattr(reproduce.Experiment, "train", interrupted)
+    with pytest.raises(SystemExit) as ended:
         call(reproduce, *arguments)
     assert ended.value.code == 130
+    monkeypatch.setattr(reproduce.Experiment, "train", train)
     call(reproduce, *arguments)
     one, other = (json.loads((path / "adding-0" / "result.json").read_text()) for path in (folder, tmp_path))
     assert one["loss"] == other["loss"]
