@@ -23,14 +23,14 @@ import optax
 
 import jaxrnn
 from jaxrnn import flow
-from jaxrnn.tasks import adding
+from jaxrnn.tasks.adding import BASELINE, Adding
 
 HIDDEN, BATCH = 100, 64
 History = list[dict[str, float]]  # of one training: update, error, horizon
 
 
 def networks(hidden: int) -> dict[str, tuple[jaxrnn.Cell, float]]:
-    """The networks by name, with the rate of Adam that did best after 1,500 updates, of 1e-2, 3e-3, 1e-3 and 3e-4."""
+    """Returns the networks by name, each with the best rate after 1,500 updates, of 1e-2, 3e-3, 1e-3 and 3e-4."""
     elman = functools.partial(jaxrnn.Elman, 2, hidden)
     return {
         "Elman, W of radius 0.5": (elman(recurrent_scale=0.5), 3e-4),
@@ -42,20 +42,21 @@ def networks(hidden: int) -> dict[str, tuple[jaxrnn.Cell, float]]:
 
 
 def study(cell: jaxrnn.Cell, rate: float, seed: int, steps: int, updates: int, records: int) -> History:
-    """One training: mean squared error and horizon by update."""
+    """Trains one network, and returns its mean squared error and horizon by update."""
     net = jaxrnn.Network((cell,), jaxrnn.Readout(cell.hidden, 1), jaxrnn.squared_error, last_step=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
     key, key_params, key_test = jax.random.split(jax.random.key(seed), 3)
     params = net.init(key_params)
     optimizer_state = optimizer.init(params)
-    test = adding.batch(key_test, steps, 500)
+    task = Adding(BATCH, length=steps)
+    test = task.draw(key_test, 500)
     loss_and_gradient = jaxrnn.value_and_grad(net)
 
     @functools.partial(jax.jit, static_argnums=3)
     def train(params: Any, optimizer_state: Any, first: int, count: int) -> tuple[Any, Any]:
         def update(carry: Any, i: Any) -> tuple[Any, None]:
             params, optimizer_state = carry
-            inputs, targets, *_ = adding.batch(jax.random.fold_in(key, i), steps, BATCH)
+            inputs, targets, *_ = task.draw(jax.random.fold_in(key, i), BATCH)
             _, grads = loss_and_gradient(params, inputs, targets)
             updates, optimizer_state = optimizer.update(grads, optimizer_state)
             return (optax.apply_updates(params, updates), optimizer_state), None
@@ -74,18 +75,18 @@ def study(cell: jaxrnn.Cell, rate: float, seed: int, steps: int, updates: int, r
 
 
 def summary(name: str, runs: list[History]) -> str:
-    """A line of the table: means over seeds, and how many of them learned it, to an error below a tenth of chance."""
+    """Returns a line of the table: means over seeds, and how many of them came below a tenth of the error of chance."""
     last = [run[-1]["error"] for run in runs]
     at_start = statistics.mean(run[0]["horizon"] for run in runs)
     early = statistics.mean(run[min(len(run) - 1, len(run) // 10)]["horizon"] for run in runs)
     at_end = statistics.mean(run[-1]["horizon"] for run in runs)
-    learned = sum(error < adding.BASELINE / 10 for error in last)
+    learned = sum(error < BASELINE / 10 for error in last)
     errors = f"{statistics.mean(last):.4f} ({min(last):.4f} to {max(last):.4f})"
     return f"| {name} | {at_start:.0f} | {early:.0f} | {at_end:.0f} | {errors} | {learned} of {len(runs)} |"
 
 
 def correlation(results: dict[str, list[History]]) -> float:
-    """Spearman's rank correlation of the horizon after a tenth of the updates and the final error, over all runs."""
+    """Computes the rank correlation (Spearman) of the horizon after a tenth of the updates and the final error."""
     runs = [run for each in results.values() for run in each]
     horizons = np.array([run[min(len(run) - 1, len(run) // 10)]["horizon"] for run in runs])
     errors = np.array([run[-1]["error"] for run in runs])
@@ -93,12 +94,12 @@ def correlation(results: dict[str, list[History]]) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, ties sharing their mean."""
+    """Returns ranks, ties sharing their mean."""
     return np.array([np.mean(np.flatnonzero(np.sort(values) == value)) for value in values])
 
 
 def picture(results: dict[str, list[History]], steps: int) -> Any:
-    """Horizon and error against updates, side by side, a line for every seed."""
+    """Draws horizon and error against updates, side by side, a line for every seed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
@@ -114,10 +115,8 @@ def picture(results: dict[str, list[History]], steps: int) -> Any:
     left.set(
         xlabel="updates", ylabel="horizon: steps back to 1 % of the gradient", title="How far back the loss reaches"
     )
-    right.axhline(adding.BASELINE, color="black", linewidth=0.6, linestyle=":")
-    right.annotate(
-        "chance", (1, adding.BASELINE), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9
-    )
+    right.axhline(BASELINE, color="black", linewidth=0.6, linestyle=":")
+    right.annotate("chance", (1, BASELINE), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
     right.set(xlabel="updates", ylabel="mean squared error", yscale="log", title=f"The adding problem, T = {steps}")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
@@ -127,14 +126,14 @@ def picture(results: dict[str, list[History]], steps: int) -> Any:
 
 
 def main() -> None:
-    """Run what is missing, print the table, draw the picture."""
+    """Runs what is missing, prints the table, draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="T (default: 100)")
-    parser.add_argument("--updates", type=int, default=4000, help="of every training (default: 4000)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of every network (default: 3)")
-    parser.add_argument("--hidden", type=int, default=HIDDEN, help=f"H (default: {HIDDEN})")
-    parser.add_argument("--records", type=int, default=40, help="of horizon and error in a training (default: 40)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("flow_study"), help="a folder")
+    parser.add_argument("--steps", type=int, default=100, help="set T (default: 100)")
+    parser.add_argument("--updates", type=int, default=4000, help="update every network so often (default: 4000)")
+    parser.add_argument("--seeds", type=int, default=3, help="train every network with so many seeds (default: 3)")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help=f"set H (default: {HIDDEN})")
+    parser.add_argument("--records", type=int, default=40, help="record horizon and error so often (default: 40)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("flow_study"), help="write into this folder")
     options = parser.parse_args()
     for name in ("updates", "seeds", "hidden", "records"):
         if getattr(options, name) < 1:
@@ -159,7 +158,7 @@ def main() -> None:
                 flush=True,
             )
         results[name] = runs[: options.seeds]
-    print(f"\nThe adding problem, T = {options.steps}, {options.updates} updates; chance {adding.BASELINE:.3f}\n")
+    print(f"\nThe adding problem, T = {options.steps}, {options.updates} updates; chance {BASELINE:.3f}\n")
     print("| network | horizon at first | after a tenth | at the end | final error (from, to) | learned |")
     print("|---|---|---|---|---|---|")
     for name, runs in results.items():

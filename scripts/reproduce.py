@@ -17,34 +17,29 @@ import dataclasses
 import json
 import pathlib
 import statistics
-import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxrnn.training import experiment, train
-from jaxrnn.training.experiment import RECIPES, Settings
-from jaxrnn.training.runs import Run
+from jaxrnn.training import experiment
+from jaxrnn.training.experiment import Experiment
+from jaxrnn.training.run_folder import Run
+from jaxrnn.training.settings import Settings, recipe
 
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
 
 
 class Reproduction(NamedTuple):
-    """An experiment with its yardstick."""
+    """An experiment, and the published figure beside which it stands."""
 
     title: str
     published: str  # figures and their sources
     goal: float  # what is to be reached, in the unit of the figure
-    figure: str  # "test", "loss" or "wrong", of the parameters with the least validation loss
-    settings: dict[str, Any]  # beside the recipe of the task
+    figure: str  # "test", "loss" or "error_rate", of the parameters with the least validation loss
+    settings: Settings
     file: str | None = None  # in --data
-
-
-def of_task(task: str, **settings: Any) -> dict[str, Any]:
-    """The recipe of a task, changed."""
-    return {"task": task, **RECIPES[task], **settings}
 
 
 BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
@@ -56,62 +51,61 @@ GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
 EXPERIMENTS = {
     "jsb-elman": Reproduction(
         "JSB chorales, Elman", f"8.71 ({BL}), 8.91 ({BAI})", 8.6, "test",
-        of_task("chorales", hidden=300, **MUSIC), "JSB_Chorales.mat"),
+        recipe("chorales", hidden=300, **MUSIC), "JSB_Chorales.mat"),
     "jsb-gru": Reproduction(
         "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test",
-        of_task("chorales", cell="gru", hidden=200, **MUSIC), "JSB_Chorales.mat"),
+        recipe("chorales", cell="gru", hidden=200, **MUSIC), "JSB_Chorales.mat"),
     "nottingham-elman": Reproduction(
         "Nottingham, Elman", f"4.46 ({BL}), 4.05 ({BAI}), 3.36 ({PASCANU})", 3.4, "test",
-        of_task("chorales", hidden=400, **MUSIC), "Nottingham.mat"),
+        recipe("chorales", hidden=400, **MUSIC), "Nottingham.mat"),
     "nottingham-lstm": Reproduction(
         "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test",
-        of_task("chorales", cell="lstm", hidden=300, **MUSIC), "Nottingham.mat"),
+        recipe("chorales", cell="lstm", hidden=300, **MUSIC), "Nottingham.mat"),
     "order-50": Reproduction(
-        "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "wrong",
-        of_task("order", length=50, **ORDER)),
+        "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate",
+        recipe("order", length=50, **ORDER)),
     "order-100": Reproduction(
-        "temporal order, T = 100, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "wrong",
-        of_task("order", length=100, **ORDER)),
+        "temporal order, T = 100, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate",
+        recipe("order", length=100, **ORDER)),
     "order-100-gru": Reproduction(
-        "temporal order, T = 100, GRU", "-", 0.01, "wrong", of_task("order", length=100, cell="gru", **GATED)),
+        "temporal order, T = 100, GRU", "-", 0.01, "error_rate", recipe("order", length=100, cell="gru", **GATED)),
     "adding-200": Reproduction(
-        "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", of_task("adding", length=200, steps=8000, every=1000)),
+        "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", recipe("adding", length=200, steps=8000, every=1000)),
     "adding-200-gru": Reproduction(
-        "adding, T = 200, GRU", "-", 0.001, "loss", of_task("adding", length=200, cell="gru", **GATED)),
+        "adding, T = 200, GRU", "-", 0.001, "loss", recipe("adding", length=200, cell="gru", **GATED)),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 0.177, "loss",
-        of_task("adding", length=600, steps=6000, every=1000, rate=3e-4)),
+        recipe("adding", length=600, steps=6000, every=1000, rate=3e-4)),
     "adding-600-gru": Reproduction(
-        "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", of_task("adding", length=600, cell="gru", **GATED)),
+        "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", recipe("adding", length=600, cell="gru", **GATED)),
     "copy-100": Reproduction(
-        "copy memory, pause 100, Elman", "-", 0.1733, "loss", of_task("copy", length=100, steps=6000, every=1000)),
+        "copy memory, pause 100, Elman", "-", 0.1733, "loss", recipe("copy", length=100, steps=6000, every=1000)),
     "copy-1000": Reproduction(
         "copy memory, pause 1000, GRU", f"0.0197, chance is 0.0204 ({BAI})", 0.0204, "loss",
-        of_task("copy", length=1000, cell="gru", batch=32, **GATED)),
+        recipe("copy", length=1000, cell="gru", batch=32, **GATED)),
     "digits": Reproduction(
-        "8 x 8 digits, pixel by pixel, IRNN", "-", 0.1, "wrong",
-        of_task("digits", activation="relu", initializer="identity", input_scale=0.1)),
+        "8 x 8 digits, pixel by pixel, IRNN", "-", 0.1, "error_rate",
+        recipe("digits", activation="relu", initializer="identity", input_scale=0.1)),
     "permuted-digits": Reproduction(
-        "the same, permuted", "-", 0.1, "wrong",
-        of_task("permuted-digits", activation="relu", initializer="identity", input_scale=0.1)),
+        "the same, permuted", "-", 0.1, "error_rate",
+        recipe("permuted-digits", activation="relu", initializer="identity", input_scale=0.1)),
     "shakespeare-elman": Reproduction(
         "tiny Shakespeare, Elman", "1.88 (nanoGPT, 3 minutes of a CPU)", 1.55, "loss",
-        of_task("text", hidden=1024, batch=32, chunk=64, steps=6000, every=500), "tiny-shakespeare.txt"),
+        recipe("text", hidden=1024, batch=32, chunk=64, steps=6000, every=500), "tiny-shakespeare.txt"),
     "shakespeare-lstm": Reproduction(
         "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.47, "loss",
-        of_task("text", cell="lstm", hidden=512, batch=32, chunk=64, steps=5000, every=500), "tiny-shakespeare.txt"),
+        recipe("text", cell="lstm", hidden=512, batch=32, chunk=64, steps=5000, every=500), "tiny-shakespeare.txt"),
 }  # fmt: skip
 
 
 def settings_of(name: str, seed: int, data: pathlib.Path | None, quick: bool) -> Settings:
-    """The settings of one run."""
+    """Returns the settings of one run."""
     found = EXPERIMENTS[name]
-    changed = {**found.settings, "seed": seed}
+    settings = dataclasses.replace(found.settings, seed=seed)
     if found.file is not None:
         if data is None or not (data / found.file).is_file():
             raise ValueError(f"{name} needs --data with a folder that holds {found.file}")
-        changed["data"] = str(data / found.file)
-    settings = Settings(**changed)
+        settings = dataclasses.replace(settings, data=str(data / found.file))
     if quick:
         steps = min(settings.steps, 300)
         settings = dataclasses.replace(settings, steps=steps, every=min(settings.every, steps // 2))
@@ -119,7 +113,7 @@ def settings_of(name: str, seed: int, data: pathlib.Path | None, quick: bool) ->
 
 
 def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one network, or go on with it, or read what came of it."""
+    """Trains one network, or goes on with it, or reads what came of it."""
     folder = options.out / f"{name}-{seed}"
     result = folder / "result.json"
     if result.is_file():
@@ -127,23 +121,17 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     if (folder / "settings.json").is_file():
         run = Run.open(folder)
         now = experiment.reopen(run)
-        state = run.restore(jax.eval_shape(now.initial)) if (folder / "latest").is_dir() else now.initial()
+        state = run.restore(jax.eval_shape(now.initial_state)) if (folder / "latest").is_dir() else now.initial_state()
     else:
         now = experiment.build(settings_of(name, seed, options.data, options.quick))
         run = Run.create(folder, experiment.record(now))
-        state = now.initial()
-    run.forget_after(int(state.step))
-    before, start = max((row["seconds"] for row in run.metrics()), default=0.0), time.perf_counter()
-
-    def log(metrics: dict[str, Any]) -> None:
-        run.log({**metrics, "seconds": before + time.perf_counter() - start})
-
-    outcome = now.fit(state, run, log)
+        state = now.initial_state()
+    outcome = now.train(run, state)
     if outcome.interrupted:
         raise KeyboardInterrupt
     found = {
         **figures(now, run),
-        "seconds": max(row["seconds"] for row in run.metrics()),
+        "seconds": run.seconds(),
         "disagreement": disagreement(now),
         "settings": dataclasses.asdict(now.settings)
         | {"data": None, "vanishing_steps": str(now.settings.vanishing_steps)},
@@ -152,24 +140,23 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     return found
 
 
-def figures(now: experiment.Experiment, run: Run) -> dict[str, Any]:
-    """The errors of the best parameters."""
-    net, params = experiment.trained(run)
-    held_out = train.evaluate(net, params, now.task.validation(), now.task.classes)
-    test = None if now.task.test is None else train.evaluate(net, params, now.task.test()).loss
-    return {"loss": held_out.loss, "wrong": held_out.wrong, "test": test}
+def figures(now: Experiment, run: Run) -> dict[str, Any]:
+    """Returns the errors of the best parameters."""
+    _, params = experiment.load_best(run)
+    test = now.test(params)
+    return {**now.validate(params)._asdict(), "test": None if test is None else test.loss}
 
 
-def disagreement(now: experiment.Experiment) -> float:
-    """The largest relative difference of the losses of the first 200 steps by hand and by autodiff.
+def disagreement(now: Experiment) -> float:
+    """Computes the largest relative difference of the losses of the first 200 steps by hand and by autodiff.
 
     Of the same training without what autodiff cannot do (the regulariser), from the same start.
     """
     curves = []
     for gradient in ("bptt", "autodiff"):
         settings = dataclasses.replace(now.settings, gradient=gradient, vanishing=0.0, flow=0)
-        twin = now._replace(settings=settings, optimizer=experiment.optimizer(settings))
-        state, step, losses = twin.initial(), twin.step(), []
+        twin = now._replace(settings=settings, optimizer=experiment.make_optimizer(settings))
+        state, step, losses = twin.initial_state(), twin.make_step(), []
         for i in range(min(TWIN_STEPS, settings.steps)):
             state, metrics = step(state, twin.task.batch(i))
             losses.append(metrics["loss"])
@@ -178,10 +165,10 @@ def disagreement(now: experiment.Experiment) -> float:
 
 
 def line(name: str, results: list[dict[str, Any]]) -> str:
-    """A row of the table."""
+    """Returns a row of the table."""
     about = EXPERIMENTS[name]
     values = [result[about.figure] for result in results]
-    percent = about.figure == "wrong"
+    percent = about.figure == "error_rate"
     show = (lambda value: f"{value:.2%}") if percent else (lambda value: f"{value:.4g}")
     ours = show(statistics.mean(values))
     if len(values) > 1:
@@ -201,7 +188,7 @@ HEAD = (
 
 
 def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
-    """What was reached against what was to be reached, one bar for each experiment: below one is better."""
+    """Draws what was reached against what was to be reached, one bar for each experiment: below one is better."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.5 * len(rows) + 1.5), layout="constrained")
@@ -220,15 +207,21 @@ def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
 
 
 def main() -> None:
-    """Run, print, write, draw."""
+    """Runs what is asked for; prints, writes and draws the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="experiments (default: all)")
+    parser.add_argument("names", nargs="*", help="run these experiments (default: all)")
     parser.add_argument(
-        "--data", type=pathlib.Path, help="folder of JSB_Chorales.mat, Nottingham.mat, tiny-shakespeare.txt"
+        "--data",
+        type=pathlib.Path,
+        help="take JSB_Chorales.mat, Nottingham.mat and tiny-shakespeare.txt from this folder",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("reproduce"), help="a folder")
-    parser.add_argument("--quick", action="store_true", help="300 steps of each, one seed, nothing that needs a file")
+    parser.add_argument("--seeds", type=int, default=3, help="run each with so many seeds (default: 3)")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("reproduce"), help="keep all runs in this folder"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="take 300 steps of each, one seed, nothing that needs a file"
+    )
     parser.add_argument("--list", action="store_true", help="print the names and stop")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in EXPERIMENTS]

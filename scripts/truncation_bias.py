@@ -23,7 +23,8 @@ from jax.flatten_util import ravel_pytree
 
 import jaxrnn
 from jaxrnn.tasks import text
-from jaxrnn.training import train
+from jaxrnn.training.fit import fit
+from jaxrnn.training.step import adam, initial_train_state, make_step
 
 CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
 COLOURS = {"Carried": "#33658a", "Window": "#d1603d", "Tail": "#5b8c5a"}
@@ -34,16 +35,16 @@ def trained(cell: str, hidden: int, content: text.Text, steps: int, updates: int
     V = len(content.vocabulary)
     scale = {"input_scale": 2 * V**0.5} if cell == "elman" else {}
     net = jaxrnn.Network((CELLS[cell](V, hidden, **scale),), jaxrnn.Readout(hidden, V), jaxrnn.softmax_cross_entropy)
-    optimizer = train.adam(3e-3, updates)
-    state = train.initial(net, optimizer, 32, jax.random.key(0))
+    optimizer = adam(3e-3, updates)
+    state = initial_train_state(net, optimizer, 32, jax.random.key(0))
     streams = text.Streams(content.train, steps, 32, jax.random.key(1))
     losses: list[float] = []
     log = lambda metrics: losses.append(metrics["loss"])  # noqa: E731
-    state = train.fit(state, train.make_step(net, optimizer), streams.batch, updates, log=log).train
+    state = fit(state, make_step(net, optimizer), streams.batch, updates, log=log).train
     print(
         f"{net.layers[0]}, after {updates} updates: {losses[-1] if losses else float('nan'):.3f} nats per character\n"
     )
-    return net, state.params, state.state
+    return net, state.params, state.network_state
 
 
 def gradients(

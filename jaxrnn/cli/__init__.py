@@ -19,7 +19,7 @@ def main() -> None:
 
     \b
     jaxrnn train           learn a text, character by character, in a minute and a half
-    jaxrnn train --task    learn something else: chorales, adding, copy, order, reber, digits
+    jaxrnn train --task    learn something else; see jaxrnn train --help
     jaxrnn sample RUN      write text from what was learnt
     jaxrnn check           hold the gradients against autodiff and finite differences
     jaxrnn flow RUN        see how far back its gradients reach, and why no further

@@ -15,27 +15,33 @@ from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cli.group import console
 from jaxrnn.flow import diagnosis, plots
 from jaxrnn.training import experiment
-from jaxrnn.training.experiment import CELLS
-from jaxrnn.training.runs import Run
+from jaxrnn.training.run_folder import Run
+from jaxrnn.training.settings import CELLS
 
 
 @click.command(short_help="See how far back gradients reach, and why no further.")
 @click.argument("run", required=False, type=click.Path(path_type=pathlib.Path))
-@click.option("--init", is_flag=True, help="A fresh network in the place of a run, on random sequences.")
-@click.option("--cell", type=click.Choice(list(CELLS)), default="elman", show_default=True)
-@click.option("--inputs", default=32, show_default=True, help="D, features of standard normal inputs.")
-@click.option("--hidden", default=128, show_default=True, help="H, hidden units.")
-@click.option("--outputs", default=32, show_default=True, help="V, outputs of a softmax.")
-@click.option("--layers", default=1, show_default=True)
-@click.option("--activation", type=click.Choice(["tanh", "relu"]), help="Of an Elman cell.  [default: tanh]")
-@click.option("--initializer", type=click.Choice(RECURRENT), help="Of an Elman cell's W.  [default: orthogonal]")
-@click.option("--scale", type=float, help="Of an Elman cell's W: its spectral radius.  [default: 1]")
-@click.option("--layer", default=-1, show_default=True, help="The layer to look at; -1 is the top one.")
-@click.option("--steps", default=100, show_default=True, help="T, 20 to 2,000.")
-@click.option("--batch", default=8, show_default=True, help="B, sequences.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--init", is_flag=True, help="Look at a fresh network on random sequences, in the place of a run.")
 @click.option(
-    "--out", type=click.Path(path_type=pathlib.Path), help="Folder for flow.png and flow.npz.  [default: RUN]"
+    "--cell", type=click.Choice(list(CELLS)), default="elman", show_default=True, help="Choose the recurrence."
+)
+@click.option("--inputs", default=32, show_default=True, help="Set D, the features of standard normal inputs.")
+@click.option("--hidden", default=128, show_default=True, help="Set H, the hidden units of a layer.")
+@click.option("--outputs", default=32, show_default=True, help="Set V, the outputs of a softmax.")
+@click.option("--layers", default=1, show_default=True, help="Set the number of layers of cells.")
+@click.option(
+    "--activation", type=click.Choice(["tanh", "relu"]), help="Choose the activation of an Elman cell.  [default: tanh]"
+)
+@click.option(
+    "--initializer", type=click.Choice(RECURRENT), help="Choose how to draw W of an Elman cell.  [default: orthogonal]"
+)
+@click.option("--scale", type=float, help="Set the spectral radius of W of an Elman cell.  [default: 1]")
+@click.option("--layer", default=-1, show_default=True, help="Look at this layer; -1 is the top one.")
+@click.option("--steps", default=100, show_default=True, help="Set T, 20 to 2,000 steps.")
+@click.option("--batch", default=8, show_default=True, help="Set B, the number of sequences.")
+@click.option("--seed", default=0, show_default=True, help="Set the seed of everything random.")
+@click.option(
+    "--out", type=click.Path(path_type=pathlib.Path), help="Write flow.png and flow.npz here.  [default: RUN]"
 )
 def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, seed: int, **options: Any) -> None:
     """Show the gradient flow of RUN, a folder that `jaxrnn train` made, or of a fresh network (--init).
@@ -88,16 +94,7 @@ def _fresh(
 
 
 def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
-    """The best checkpoint of a run, and pieces of its validation text."""
-    content = experiment.reopen(run).text
-    if content is None:
-        raise ValueError(
-            f"{str(run.path)!r} was not trained on text: for other tasks see jaxrnn.flow.diagnosis.diagnose"
-        )
-    net, params = experiment.trained(run)
-    tokens = content.validation
-    if len(tokens) <= steps + 1:
-        raise ValueError(f"--steps must be less than the {len(tokens)} characters of the validation text, got {steps}")
-    starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, batch)
-    pieces = np.stack([tokens[start : start + steps + 1] for start in starts], 1).astype(np.int32)  # [T + 1, B]
-    return net, params, pieces[:-1], pieces[1:], f"{run.path.name}, best checkpoint"
+    """Returns the network of the best checkpoint, and pieces of the validation part."""
+    pieces = experiment.reopen(run).task.excerpt(steps, batch, seed)
+    net, params = experiment.load_best(run)
+    return net, params, pieces.inputs, pieces.targets, f"{run.path.name}, best checkpoint"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,60 +19,22 @@ BLUE, ORANGE, GREY = "#33658a", "#d1603d", "#888888"
 DECADES = 8  # below the largest value, in pictures of logarithms: further down is rounding in float32
 
 
-def learning_curve(metrics: Iterable[Mapping[str, Any]], yardsticks: Mapping[str, float], unit: str = "nats") -> Figure:
-    """Errors over steps: training, validation, and the yardsticks as lines.
+def empty_figure(width: float, height: float) -> Figure:
+    """Returns a figure without axes, its size in inches."""
+    from matplotlib.figure import Figure
 
-    Where the metrics hold the gradient flow of training, its history is drawn below.
-
-    Args:
-        metrics: with "step" and one of "loss" and "validation_loss", or "flow", |dE/ds_t| per layer.
-        yardsticks: errors by name.
-        unit: of all errors.
-    """
-    rows = list(metrics)
-    history = [row for row in rows if "flow" in row]
-    figure = _figure(8, 8 if history else 4.5)
-    if not history:
-        _learning_curve(figure.subplots(), rows, yardsticks, unit)
-        return figure
-    above, below = figure.subplots(2, 1, sharex=True)
-    _learning_curve(above, rows, yardsticks, unit)
-    _flow_history(below, history)
-    return figure
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def _learning_curve(axes: Axes, rows: list[Mapping[str, Any]], yardsticks: Mapping[str, float], unit: str) -> None:
-    curves = [("loss", "training", BLUE, ""), ("validation_loss", "validation", ORANGE, "o")]
-    everything = []
-    for name, label, colour, marker in curves:
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        steps, errors = [step for step, _ in points], [value for _, value in points]
-        axes.plot(steps, errors, label=label, color=colour, marker=marker, markersize=4, linewidth=1.2)
-        everything += errors
-    for name, error in yardsticks.items():
-        axes.axhline(error, color=GREY, linewidth=0.8, linestyle="--")
-        axes.annotate(name, (1, error), xycoords=("axes fraction", "data"), xytext=(-4, 3),
-                      textcoords="offset points", ha="right", color=GREY, fontsize=9)  # fmt: skip
-    axes.set(xlabel="steps", ylabel=unit)
-    least, most = min(everything), max([*yardsticks.values(), *everything[-1:]])
-    # Errors that fall by orders of magnitude want a logarithm; others are best seen from zero.
-    if 0 < least < most / 30:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, 1.06 * most)
+def hide_frame(axes: Axes) -> None:
+    """Hides the frame of axes above and at the right."""
     axes.margins(x=0.02)
-    _bare(axes)
-    axes.legend(frameon=False, loc="lower left")
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _flow_history(axes: Axes, history: list[Mapping[str, Any]]) -> None:
-    """|dE/ds_t| of the top layer, by training step and by steps before the end of the chunk."""
-    norms = np.array([row["flow"][-1][::-1] for row in history])  # [records, T], the last step first
-    logs = np.log10(np.where(norms > 0, norms, np.nan))
-    steps = [row["step"] for row in history]
-    image = axes.pcolormesh(_edges(steps), np.arange(norms.shape[1] + 1) - 0.5, logs.T, cmap="viridis")
-    axes.set(xlabel="steps", ylabel="steps before the end of the chunk")
-    _colours(axes, image, "log10 |dE/ds_t|")
+def add_colour_bar(axes: Axes, image: Any, label: str) -> None:
+    """Adds what the colours of an image mean."""
+    axes.figure.colorbar(image, ax=axes, label=label)
 
 
 def terms(norms: np.ndarray, weight: str = "W") -> Figure:
@@ -82,7 +44,7 @@ def terms(norms: np.ndarray, weight: str = "W") -> Figure:
         norms: [T, T], zero above the diagonal, as `jaxrnn.flow.terms` gives them for one weight.
         weight: its name.
     """
-    figure = _figure(11, 4.8)
+    figure = empty_figure(11, 4.8)
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     _terms(left, norms, weight)
     _profile(right, lag_profile(np.asarray(norms, np.float64)), f"term of dE/d{weight} against that at lag 0")
@@ -91,7 +53,7 @@ def terms(norms: np.ndarray, weight: str = "W") -> Figure:
 
 def delta_norms(flow: Sequence[StepNorms]) -> Figure:
     """|delta_t| and |dE/ds_t| through time, for every layer, as `value_and_grad(..., return_flow=True)` gives them."""
-    figure = _figure(8, 4.2)
+    figure = empty_figure(8, 4.2)
     _delta_norms(figure.subplots(), flow)
     return figure
 
@@ -102,14 +64,14 @@ def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
     Args:
         singular_values: [L + 1, n], largest first.
     """
-    figure = _figure(8, 4.2)
+    figure = empty_figure(8, 4.2)
     _spectrum(figure.subplots(), singular_values)
     return figure
 
 
 def lyapunov_spectrum(exponents: np.ndarray, error: np.ndarray) -> Figure:
     """The exponents [m] in order, with their standard errors; above zero small changes grow."""
-    figure = _figure(8, 4.2)
+    figure = empty_figure(8, 4.2)
     _lyapunov(figure.subplots(), exponents, error)
     return figure
 
@@ -117,7 +79,7 @@ def lyapunov_spectrum(exponents: np.ndarray, error: np.ndarray) -> Figure:
 def gradient_flow(diagnosis: Diagnosis, title: str = "Gradient flow") -> Figure:
     """One page: the terms of the double sum, the lag profile, norms through time, Jacobians, Lyapunov exponents."""
     d = diagnosis
-    figure = _figure(13, 11)
+    figure = empty_figure(13, 11)
     figure.suptitle(f"{title}: {d.verdict}", fontsize=13, fontweight="bold")
     axes = figure.subplots(3, 2, height_ratios=[1.5, 1, 1])
     _terms(axes[0, 0], d.terms, d.weight)
@@ -141,7 +103,7 @@ def _terms(axes: Axes, norms: np.ndarray, weight: str) -> None:
         extent=(0.5, T + 0.5, T + 0.5, (T if rows == 1 else 1) - 0.5),
     )  # fmt: skip
     axes.set(xlabel="k, the step that is blamed", ylabel="t, the step that errs", title=f"Terms (t, k) of dE/d{weight}")
-    _colours(axes, image, "log10 of the norm")
+    add_colour_bar(axes, image, "log10 of the norm")
 
 
 def _profile(axes: Axes, profile: np.ndarray, label: str, diagnosis: Diagnosis | None = None) -> None:
@@ -158,7 +120,7 @@ def _profile(axes: Axes, profile: np.ndarray, label: str, diagnosis: Diagnosis |
                 axes.annotate(f"{name}: {float(horizon.mean):.0f}", (float(horizon.mean), 1),
                               xycoords=("data", "axes fraction"), xytext=(4, -14), textcoords="offset points",
                               color=ORANGE, fontsize=9)  # fmt: skip
-    _bare(axes)
+    hide_frame(axes)
 
 
 def _delta_norms(axes: Axes, flow: Sequence[StepNorms]) -> None:
@@ -171,7 +133,7 @@ def _delta_norms(axes: Axes, flow: Sequence[StepNorms]) -> None:
             axes.semilogy(steps, shown, color=colour, alpha=fade, linewidth=1.3, label=label + name)
     axes.set(xlabel="step t", ylabel="norm over units and batch", title="What the sweep carries")
     axes.legend(frameon=False, fontsize=9)
-    _bare(axes)
+    hide_frame(axes)
 
 
 def _spectrum(axes: Axes, values: np.ndarray | None, norms: tuple[ArrayLike, ArrayLike] | None = None) -> None:
@@ -197,7 +159,7 @@ def _spectrum(axes: Axes, values: np.ndarray | None, norms: tuple[ArrayLike, Arr
         axes.set_ylim(max(everything.min(), 10.0 ** -(2 * DECADES)) / 2, everything.max() * 2)
     axes.set(xlabel="lag i, steps back", ylabel="singular values", title="Jacobians ds_T/ds_{T-i}")
     axes.legend(frameon=False, fontsize=9)
-    _bare(axes)
+    hide_frame(axes)
 
 
 def _nth(label: str, n: int) -> str:
@@ -209,32 +171,9 @@ def _lyapunov(axes: Axes, exponents: ArrayLike, error: ArrayLike) -> None:
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--")
     axes.errorbar(index, exponents, yerr=2 * np.asarray(error), color=BLUE, fmt="o", markersize=3, linewidth=0.8)
     axes.set(xlabel="number", ylabel="nats per step", title="Lyapunov exponents, with two standard errors")
-    _bare(axes)
+    hide_frame(axes)
 
 
 def _words(axes: Axes, text: str) -> None:
     axes.axis("off")
     axes.text(0, 1, text, transform=axes.transAxes, va="top", family="monospace", fontsize=8, wrap=True)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _bare(axes: Axes) -> None:
-    axes.margins(x=0.02)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _colours(axes: Axes, image: Any, label: str) -> None:
-    axes.figure.colorbar(image, ax=axes, label=label)
-
-
-def _edges(centres: Sequence[float]) -> np.ndarray:
-    """The edges of cells around centres in order."""
-    middles = (np.asarray(centres[1:], float) + np.asarray(centres[:-1])) / 2
-    first = centres[0] - (middles[0] - centres[0] if len(middles) else 0.5)
-    last = centres[-1] + (centres[-1] - middles[-1] if len(middles) else 0.5)
-    return np.concatenate([[first], middles, [last]])

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxrnn.arguments import check_positive
+from jaxrnn.flow.plots import empty_figure
 from jaxrnn.network.losses import sigmoid_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.sequences import Sequences
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NOTES = 88
+LOWEST = 21  # the MIDI number of the lowest key of a piano
 PARTS = ("train", "valid", "test")
+SHOWN, GIVEN = 60, 8  # steps of a piece in a picture, and of them those that a network goes on from
 
 
 class Rolls(NamedTuple):
@@ -27,7 +35,7 @@ class Rolls(NamedTuple):
 
 
 def load(path: str | pathlib.Path) -> Rolls:
-    """Piano rolls from a file.
+    """Reads piano rolls from a file.
 
     A `.mat` file has the variables traindata, validdata and testdata, each an array of arrays [T, 88], as in the four
     collections of Boulanger-Lewandowski, Bengio & Vincent (2012), "Modeling temporal dependencies in high-dimensional
@@ -100,7 +108,7 @@ def _roll(path: pathlib.Path, part: str, index: int, roll: Any) -> np.ndarray:
 
 
 def batches(rolls: list[np.ndarray], size: int, chunk: int, seed: int | None = None) -> list[Sequences]:
-    """All sequences once, packed end to end into B rows of about one length, and cut into chunks.
+    """Packs all sequences, each once, end to end into B rows of about one length, and cuts them into chunks.
 
     x_t is the roll at step t, y_t that at t + 1. A reset begins every sequence, a mask ends the shorter rows, and the
     state is to be carried from chunk to chunk.
@@ -120,9 +128,9 @@ def batches(rolls: list[np.ndarray], size: int, chunk: int, seed: int | None = N
         raise ValueError("rolls must hold at least one sequence, got none")
     order = np.arange(len(rolls)) if seed is None else np.random.default_rng(seed).permutation(len(rolls))
     rows: list[list[np.ndarray]] = [[] for _ in range(size)]
-    for i in order:  # each to the row that is shortest so far
-        min(rows, key=lambda row: sum(len(roll) - 1 for roll in row)).append(rolls[i])
-    T = -(-max(sum(len(roll) - 1 for roll in row) for row in rows) // chunk) * chunk
+    for i in order:
+        min(rows, key=_steps).append(rolls[i])
+    T = -(-max(map(_steps, rows)) // chunk) * chunk
     inputs, targets = np.zeros((2, T, size, NOTES), np.float32)
     mask, reset = np.zeros((2, T, size), bool)
     for b, row in enumerate(rows):
@@ -135,8 +143,12 @@ def batches(rolls: list[np.ndarray], size: int, chunk: int, seed: int | None = N
     return [Sequences(inputs[c], targets[c], mask[c], reset[c], fresh=c.start == 0) for c in cuts]
 
 
+def _steps(row: list[np.ndarray]) -> int:
+    return sum(len(roll) - 1 for roll in row)
+
+
 def sample(net: Network, params: NetworkParams, beginning: np.ndarray, steps: int, seed: int = 0) -> np.ndarray:
-    """A piano roll [steps, 88] that begins as given [T, 88] and goes on with notes that the network draws.
+    """Writes a piano roll [steps, 88] that begins as given [T, 88] and goes on with notes that the network draws.
 
     Notes of a step are drawn independently of one another, which is what the network was trained for; chords that need
     them to go together are beyond it.
@@ -145,9 +157,9 @@ def sample(net: Network, params: NetworkParams, beginning: np.ndarray, steps: in
     roll = [np.asarray(step, np.float32) for step in beginning]
     state = None
     for t in range(steps - 1):
-        outputs, state = _chances(net, params, roll[t][None], state)
+        chances, state = _chances(net, params, roll[t][None], state)
         if t + 1 >= len(roll):
-            roll.append((random.random(NOTES) < np.asarray(outputs)[0]).astype(np.float32))
+            roll.append((random.random(NOTES) < np.asarray(chances)[0]).astype(np.float32))
     return np.stack(roll[:steps])
 
 
@@ -157,36 +169,71 @@ def _chances(net: Network, params: NetworkParams, inputs: Any, state: Any) -> tu
     return jax.nn.sigmoid(outputs), state
 
 
-def unigram(rolls: Rolls) -> float:
-    """Nats per step of the test part under each note's frequency in the training part: what needs no network."""
-    train = np.concatenate([roll[1:] for roll in rolls.train])
-    frequency = (train.sum(0) + 1) / (len(train) + 2)
-    test = np.concatenate([roll[1:] for roll in rolls.test])
-    return float(-(test * np.log(frequency) + (1 - test) * np.log(1 - frequency)).sum(1).mean())
-
-
-def task(path: str | pathlib.Path, chunk: int, size: int, seed: int = 0) -> Task:
+class Chorales(Task):
     """The collection in a file: a new order in every epoch, errors in nats per step, summed over the 88 notes.
 
     The published figures are means over all real steps of all sequences; to average over padding as well makes them
     look far better than they are.
     """
-    rolls = load(path)
-    epoch = functools.lru_cache(maxsize=2)(lambda number: batches(rolls.train, size, chunk, seed + number))
 
-    def batch(step: int) -> Sequences:
+    name = "chorales"
+    objective = staticmethod(sigmoid_cross_entropy)
+    unit = "nats per step"
+    inputs = outputs = NOTES
+    recipe: ClassVar = {"hidden": 200, "input_scale": 1.0, "batch": 16, "chunk": 100, "steps": 2000, "every": 50}
+    data_is = "a .mat or .npz file of piano rolls"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data is None:
+            raise ValueError("data: chorales need a .mat or .npz file of piano rolls, see jaxrnn.tasks.chorales.load")
+
+    @functools.cached_property
+    def _rolls(self) -> Rolls:
+        return load(self.data or "")
+
+    @functools.cached_property
+    def _epoch(self) -> Callable[[int], list[Sequences]]:
+        """Returns the chunks of an epoch."""
+        return functools.lru_cache(maxsize=2)(
+            lambda epoch: batches(self._rolls.train, self.batch_size, self.chunk, self.seed + epoch)
+        )
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Returns the nats per step of the test part under each note's frequency in the training part."""
+        train, test = (np.concatenate([roll[1:] for roll in part]) for part in (self._rolls.train, self._rolls.test))
+        frequency = (train.sum(0) + 1) / (len(train) + 2)
+        chances = test * np.log(frequency) + (1 - test) * np.log(1 - frequency)
+        return {"frequency of each note": float(-chances.sum(1).mean())}
+
+    def batch(self, step: int) -> Sequences:
+        """Returns a chunk of the training part."""
         # Orders differ in length by a chunk or so: every epoch is taken for as long as the first.
-        number, index = divmod(step, len(epoch(0)))
-        return epoch(number)[index % len(epoch(number))]
+        epoch, index = divmod(step, len(self._epoch(0)))
+        return self._epoch(epoch)[index % len(self._epoch(epoch))]
 
-    return Task(
-        name="chorales",
-        inputs=NOTES,
-        outputs=NOTES,
-        objective=sigmoid_cross_entropy,
-        unit="nats per step",
-        batch=batch,
-        validation=lambda: batches(rolls.valid, size, chunk),
-        test=lambda: batches(rolls.test, size, chunk),
-        baselines={"frequency of each note": unigram(rolls)},
-    )
+    def validation(self) -> list[Sequences]:
+        """Returns the validation part in chunks."""
+        return batches(self._rolls.valid, self.batch_size, self.chunk)
+
+    def test(self) -> list[Sequences]:
+        """Returns the test part in chunks."""
+        return batches(self._rolls.test, self.batch_size, self.chunk)
+
+    def picture(self, net: Network, params: NetworkParams) -> Figure:
+        """Returns a piece of the validation part beside what the network makes of its first steps."""
+        real = self.validation()[0].inputs[:SHOWN, 0]
+        return piano_rolls(real, sample(net, params, real[:GIVEN], SHOWN, self.seed))
+
+
+def piano_rolls(real: np.ndarray, sampled: np.ndarray) -> Figure:
+    """Draws a real piece beside one that a network went on with by itself after its first steps, [T, 88] each."""
+    figure = empty_figure(12, 4.6)
+    notes = np.flatnonzero(np.concatenate([real, sampled]).any(0))
+    low, high = (notes.min() - 2, notes.max() + 2) if notes.size else (0, NOTES - 1)
+    for axes, roll, title in zip(figure.subplots(1, 2, sharey=True), (real, sampled), ("real", "sampled"), strict=True):
+        axes.imshow(roll.T, origin="lower", aspect="auto", cmap="Greys", interpolation="nearest",
+                    extent=(-0.5, len(roll) - 0.5, LOWEST - 0.5, LOWEST + roll.shape[1] - 0.5))  # fmt: skip
+        axes.set(xlabel="step", ylabel="MIDI note", title=title, ylim=(LOWEST + low, LOWEST + high))
+    return figure

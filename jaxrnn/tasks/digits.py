@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.sequences import Sequences
 
 STEPS, CLASSES, TEST = 64, 10, 360
-BASELINE = math.log(CLASSES)  # nats, by chance; nine of ten answers are wrong
 
 
-class Digits(NamedTuple):
-    """The data set, time-major."""
-
-    train: Sequences  # inputs [64, 1437, 1] from 0 to 1, targets [1437]
-    test: Sequences  # inputs [64, 360, 1], targets [360]
-
-
-def load(permutation: int | None = None) -> Digits:
-    """The 1,797 digits of 8 x 8 pixels that come with scikit-learn; the last 360, of other writers, are the test part.
+def load(permutation: int | None = None) -> tuple[Sequences, Sequences]:
+    """Loads the 1,797 digits of 8 x 8 pixels that come with scikit-learn.
 
     Args:
         permutation: None for the pixels row by row, or a seed: the order is then shuffled, the same for all digits, so
             that what belongs together stands far apart.
+
+    Returns:
+        The training part, inputs [64, 1437, 1] from 0 to 1 and targets [1437]; and the last 360, of other writers.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed; the extra `digits` has it.
@@ -43,31 +39,53 @@ def load(permutation: int | None = None) -> Digits:
     order = np.arange(STEPS) if permutation is None else np.random.default_rng(permutation).permutation(STEPS)
     pixels = (data.data[:, order].T[..., None] / 16).astype(np.float32)  # [64, 1797, 1]
     labels = data.target.astype(np.int32)
-    return Digits(Sequences(pixels[:, :-TEST], labels[:-TEST]), Sequences(pixels[:, -TEST:], labels[-TEST:]))
+    return Sequences(pixels[:, :-TEST], labels[:-TEST]), Sequences(pixels[:, -TEST:], labels[-TEST:])
 
 
-def task(size: int, seed: int = 0, permutation: int | None = None) -> Task:
-    """A new order of the training part in every epoch, the last digits of each left out that do not fill a batch."""
-    digits = load(permutation)
-    count = digits.train.targets.shape[0]
-    check_positive("size", size)
-    if size > count:
-        raise ValueError(f"size must not be more than the {count} digits there are, got {size}")
+class Digits(Task):
+    """The pixels row by row; in every epoch a new order, the last digits left out that do not fill a batch."""
 
-    def batch(step: int) -> Sequences:
+    name = "digits"
+    objective = staticmethod(softmax_cross_entropy)
+    unit = "nats"
+    inputs, outputs = 1, CLASSES
+    last_step = classes = True
+    baselines: ClassVar = {"chance": math.log(CLASSES)}  # nine of ten answers are wrong
+    recipe: ClassVar = {
+        "hidden": 128,
+        "input_scale": 1.0,
+        "recurrent_scale": 1.0,
+        "batch": 64,
+        "rate": 1e-3,
+        "steps": 3000,
+    }
+    permutation: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        count = self._parts[0].targets.shape[0]
+        if self.batch_size > count:
+            raise ValueError(f"batch must not be more than the {count} digits there are, got {self.batch_size}")
+
+    @functools.cached_property
+    def _parts(self) -> tuple[Sequences, Sequences]:
+        return load(self.permutation)
+
+    def batch(self, step: int) -> Sequences:
+        """Returns digits of the training part, each once in an epoch."""
+        digits, size = self._parts[0], self.batch_size
+        count = digits.targets.shape[0]
         epoch, index = divmod(step, count // size)
-        order = np.random.default_rng([seed, epoch]).permutation(count)[index * size : (index + 1) * size]
-        return Sequences(digits.train.inputs[:, order], digits.train.targets[order])
+        order = np.random.default_rng([self.seed, epoch]).permutation(count)[index * size : (index + 1) * size]
+        return Sequences(digits.inputs[:, order], digits.targets[order])
 
-    return Task(
-        name="digits" if permutation is None else "permuted digits",
-        inputs=1,
-        outputs=CLASSES,
-        objective=softmax_cross_entropy,
-        unit="nats",
-        batch=batch,
-        validation=lambda: [digits.test],
-        baselines={"chance": BASELINE},
-        last_step=True,
-        classes=True,
-    )
+    def validation(self) -> list[Sequences]:
+        """Returns the digits of other writers."""
+        return [self._parts[1]]
+
+
+class PermutedDigits(Digits):
+    """The pixels in one order drawn at random."""
+
+    name = "permuted-digits"
+    permutation = 0

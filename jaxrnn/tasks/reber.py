@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.sequences import Sequences
 
 SYMBOLS = "BTPSXVE"
 # Reber's grammar: from each state the two symbols that may follow, and the state that each leads to.
@@ -32,7 +34,7 @@ class Strings(NamedTuple):
 
 
 def batch(seed: int, size: int) -> Strings:
-    """A fresh batch, the task being to tell the next symbol.
+    """Draws a batch, the task being to tell the next symbol.
 
         B, then T or P, a string of Reber's grammar (B .. E), then the same T or P again, then E
 
@@ -71,7 +73,7 @@ def batch(seed: int, size: int) -> Strings:
 
 
 def baseline(strings: Strings) -> float:
-    """Nats per symbol of one who knows the grammar by heart and not the beginning: the least without memory."""
+    """Computes the nats per symbol of one who knows the grammar and not the beginning: the least without memory."""
     choices = strings.allowed.sum(-1)  # [T, B]
     choices[strings.decision, np.arange(choices.shape[1])] = 2  # T or P: only the beginning tells which
     mask = strings.sequences.mask
@@ -79,7 +81,7 @@ def baseline(strings: Strings) -> float:
 
 
 def _string(random: np.random.Generator) -> tuple[str, list[str]]:
-    """One string, and for each of its symbols but the last those that may follow."""
+    """Draws one string, and returns for each of its symbols but the last those that may follow."""
     frame = "TP"[random.integers(2)]
     symbols, following, state = "B" + frame + "B", ["TP", "B"], 1
     while state != LAST:
@@ -90,31 +92,36 @@ def _string(random: np.random.Generator) -> tuple[str, list[str]]:
     return symbols + "E" + frame + "E", [*following, "E", frame, "E"]
 
 
-def task(size: int, seed: int = 0) -> Task:
+class EmbeddedReber(Task):
     """Fresh strings at every step, judged by a thousand others."""
-    held_out = batch(2**31 + seed, 1000)
 
-    def train(step: int) -> Sequences:
-        found = batch(seed * 10**6 + step, size).sequences
-        # One length for all batches, so that the step compiles once: strings that are longer are rare.
-        return _of_length(found, LENGTH)
+    name = "reber"
+    objective = staticmethod(softmax_cross_entropy)
+    unit = "nats per symbol"
+    inputs = outputs = len(SYMBOLS)
+    tokens = classes = True
+    recipe: ClassVar = {"hidden": 64, "input_scale": 1.0, "recurrent_scale": 1.0, "steps": 2000}
 
-    return Task(
-        name="reber",
-        inputs=len(SYMBOLS),
-        outputs=len(SYMBOLS),
-        objective=softmax_cross_entropy,
-        unit="nats per symbol",
-        batch=train,
-        validation=lambda: [held_out.sequences],
-        baselines={"the grammar, without the beginning": baseline(held_out)},
-        tokens=True,
-        classes=True,
-    )
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Returns the error of one who has no memory."""
+        return {"the grammar, without the beginning": baseline(self._held_out)}
+
+    @functools.cached_property
+    def _held_out(self) -> Strings:
+        return batch(2**31 + self.seed, 1000)
+
+    def batch(self, step: int) -> Sequences:
+        """Returns strings of one length, so that the step compiles once: strings that are longer are rare."""
+        return _pad_or_cut(batch(self.seed * 10**6 + step, self.batch_size).sequences, LENGTH)
+
+    def validation(self) -> list[Sequences]:
+        """Returns the same thousand strings at every call."""
+        return [self._held_out.sequences]
 
 
-def _of_length(found: Sequences, steps: int) -> Sequences:
-    """Padded or cut to so many steps."""
+def _pad_or_cut(found: Sequences, steps: int) -> Sequences:
+    """Returns the sequences with so many steps."""
 
     def fit(array: np.ndarray) -> np.ndarray:
         return np.pad(array[:steps], [(0, max(0, steps - len(array))), (0, 0)])

@@ -1,26 +1,27 @@
-"""Text, character by character: from a file to streams of tokens, and from a trained network back to text."""
+"""Text, character by character: from a file to streams of tokens, and the task to tell the next one."""
 
 from __future__ import annotations
 
 import bz2
 import dataclasses
 import functools
+import hashlib
 import math
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import ClassVar
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
-from chex import Array
 
 from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.sequences import Sequences, Task
+from jaxrnn.tasks.base import Task
+from jaxrnn.tasks.sampling import UNKNOWN, encode, sample
+from jaxrnn.tasks.sequences import Sequences
 
-UNKNOWN = "\ufffd"  # stands for every character that the training part does not have
 TRAIN_FRACTION = 0.9
 
 
@@ -41,12 +42,8 @@ class Text:
     unseen: int
     source: str
 
-    def encode(self, text: str) -> np.ndarray:
-        """Tokens of a text, int32 [N]."""
-        return encode(self.vocabulary, text)
-
-    def yardsticks(self) -> dict[str, float]:
-        """Bits per character of the validation part under models that need no network.
+    def baselines(self) -> dict[str, float]:
+        """Computes the bits per character of the validation part under models that need no network.
 
         uniform: log2 of the size of the vocabulary. unigram: cross-entropy under the training part's frequencies, every
         count plus one. bz2: the validation part compressed, by itself, and then as what it adds to the training part,
@@ -70,15 +67,8 @@ def _compressed(text: Text, tokens: np.ndarray) -> int:
     return len(bz2.compress("".join(text.vocabulary[token] for token in tokens).encode(), 9))
 
 
-def encode(vocabulary: str, text: str) -> np.ndarray:
-    """Tokens of a text, int32 [N]: what is not in the vocabulary becomes its last character, U+FFFD."""
-    index = {character: i for i, character in enumerate(vocabulary)}
-    unknown = len(vocabulary) - 1
-    return np.array([index.get(character, unknown) for character in text], np.int32)
-
-
 def load(path: str | pathlib.Path | None = None) -> Text:
-    """A text as tokens: the first 90 % of its characters to train on, the rest to validate.
+    """Reads a text as tokens: the first 90 % of its characters to train on, the rest to validate.
 
     Args:
         path: a UTF-8 file, or a folder of which every such file is taken, in order of name; by default the language
@@ -108,7 +98,7 @@ def load(path: str | pathlib.Path | None = None) -> Text:
 
 
 def from_string(content: str, source: str = "a string") -> Text:
-    """A text as tokens, see `load`."""
+    """Turns a text into tokens, see `load`."""
     if len(content) < 100:
         raise ValueError(
             f"data: {source} holds {len(content)} characters, too few to train and validate (100 at least)"
@@ -133,7 +123,7 @@ def _hidden(path: pathlib.Path) -> bool:
 
 
 def _decode(path: pathlib.Path) -> str | None:
-    """The content of a file, or None where it is not text."""
+    """Returns the content of a file, or None where it is not text."""
     try:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -152,7 +142,7 @@ class Streams:
     tokens: np.ndarray
     T: int
     B: int
-    key: Array
+    key: chex.PRNGKey
 
     def __post_init__(self) -> None:
         check_positive("chunk", self.T)
@@ -165,34 +155,31 @@ class Streams:
 
     @property
     def chunks(self) -> int:
-        """The number of batches in an epoch."""
+        """Returns the number of batches in an epoch."""
         return (len(self.tokens) - 1) // (self.T * self.B)
 
     def batch(self, step: int) -> Sequences:
-        """The batch of a step, counted from 0."""
+        """Returns the batch of a step, counted from 0."""
         epoch, chunk = divmod(step, self.chunks)
-        window = self._epoch(epoch)[:, chunk * self.T : (chunk + 1) * self.T + 1].T
+        window = _cut_epoch(self, epoch)[:, chunk * self.T : (chunk + 1) * self.T + 1].T
         return Sequences(window[:-1], window[1:], fresh=chunk == 0)
-
-    def _epoch(self, epoch: int) -> np.ndarray:
-        """The streams of an epoch, each with one character of the next, [B, chunks * T + 1]."""
-        return _turned(self, epoch)
 
 
 @functools.lru_cache(maxsize=2)
-def _turned(streams: Streams, epoch: int) -> np.ndarray:
+def _cut_epoch(streams: Streams, epoch: int) -> np.ndarray:
+    """Returns the streams of an epoch, each with one character of the next, [B, chunks * T + 1]."""
     offset = int(jax.random.randint(jax.random.fold_in(streams.key, epoch), (), 0, len(streams.tokens)))
     return cut_streams(np.roll(streams.tokens, -offset), streams.B, streams.chunks * streams.T)
 
 
 def cut_streams(tokens: np.ndarray, B: int, length: int) -> np.ndarray:
-    """The first B * length + 1 tokens as B streams of `length`, each with the one that follows: [B, length + 1]."""
+    """Cuts the first B * length + 1 tokens into B streams of `length` and one more that follows, [B, length + 1]."""
     starts = np.arange(B)[:, None] * length
     return tokens[starts + np.arange(length + 1)]
 
 
 def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Sequences]:
-    """The whole validation part once, as B streams in chunks of T; at most B - 1 characters at the end are left out."""
+    """Yields the validation part once, as B streams in chunks of T; leaves out B - 1 characters at most, at its end."""
     B = min(B, len(tokens) - 1)
     length = (len(tokens) - 1) // B
     streams = cut_streams(tokens, B, length)
@@ -201,78 +188,87 @@ def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Seq
         yield Sequences(window[:-1], window[1:], fresh=start == 0)
 
 
-def task(content: Text, chunk: int, size: int, key: Array) -> Task:
+class NextCharacter(Task):
     """To tell the next character of a text."""
-    streams = Streams(content.train, chunk, size, key)
-    V = len(content.vocabulary)
-    return Task(
-        name="text",
-        inputs=V,
-        outputs=V,
-        objective=softmax_cross_entropy,
-        unit="nats per character",
-        batch=streams.batch,
-        validation=lambda: validation_batches(content.validation, size),
-        baselines={name: bits * math.log(2) for name, bits in content.yardsticks().items()},
-        tokens=True,
-    )
 
+    name = "text"
+    objective = staticmethod(softmax_cross_entropy)
+    unit = "nats per character"
+    further_units: ClassVar = {"bits per character": 1 / math.log(2)}
+    tokens = True
+    data_is = "a UTF-8 file or folder (left out: Python's language reference)"
 
-def sample(
-    net: Network,
-    params: NetworkParams,
-    vocabulary: str,
-    prompt: str = "\n",
-    length: int = 500,
-    temperature: float = 1.0,
-    seed: int = 0,
-) -> Iterator[str]:
-    """Characters drawn from a network, one jitted step each, the state carried.
+    @functools.cached_property
+    def text(self) -> Text:
+        """Reads the text."""
+        return load(self.data)
 
-        s_t = f(s_{t-1}, x_t)        x_{t+1} ~ softmax(O_t / temperature)
+    @property
+    def inputs(self) -> int:
+        """Returns the size of the vocabulary."""
+        return len(self.text.vocabulary)
 
-    Args:
-        net, params: a network over the vocabulary's tokens.
-        vocabulary: as `Text` has it; its last character, the unknown one, is never drawn.
-        prompt: what the text goes on from, at least one character.
-        length: how many characters to draw.
-        temperature: 1 draws from the network's own distribution, less sharpens it, 0 takes the likeliest.
-        seed: for the draws.
+    outputs = inputs
 
-    Raises:
-        ValueError: an empty prompt, one with characters not in the vocabulary, a negative temperature or length.
-    """
-    strange = sorted(set(prompt) - set(vocabulary[:-1]))
-    if strange:
-        raise ValueError(f"prompt has characters that the training text does not have: {' '.join(map(repr, strange))}")
-    if not prompt:
-        raise ValueError("prompt must have at least one character")
-    if not (temperature >= 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be zero or positive, got {temperature}")
-    if length < 0:
-        raise ValueError(f"length must not be negative, got {length}")
-    return _draw(net, params, vocabulary, prompt, length, temperature, seed)
+    @property
+    def vocabulary(self) -> str:
+        """Returns the characters that the tokens stand for."""
+        return self.text.vocabulary
 
+    @property
+    def folder(self) -> str:
+        """Returns the name of the text."""
+        return super().folder if self.data else "topics"
 
-def _draw(
-    net: Network, params: NetworkParams, vocabulary: str, prompt: str, length: int, temperature: float, seed: int
-) -> Iterator[str]:
-    key = jax.random.key(seed)
-    *before, last = encode(vocabulary, prompt)
-    state = net.initial_state()
-    if before:
-        state = jax.jit(net.apply)(params, np.array(before), state)[1]
-    token = jnp.asarray(last)
-    for i in range(length):
-        token, state = _next_token(net, params, token, state, jax.random.fold_in(key, i), temperature)
-        yield vocabulary[int(token)]
+    @functools.cached_property
+    def baselines(self) -> dict[str, float]:
+        """Returns the nats per character of models that need no network."""
+        return {name: bits * math.log(2) for name, bits in self.text.baselines().items()}
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._streams  # noqa: B018  # a text that is too short for them is told now, not at the first batch
 
-@functools.partial(jax.jit, static_argnums=0)
-def _next_token(
-    net: Network, params: NetworkParams, token: Array, state: Any, key: Array, temperature: Any
-) -> tuple[Array, Any]:
-    outputs, state = net.apply(params, token[None], state)
-    scores = outputs[0].at[-1].set(-jnp.inf)  # [V], never the unknown character
-    noise = jax.random.gumbel(key, scores.shape, scores.dtype)
-    return jnp.argmax(scores + temperature * noise), state
+    @functools.cached_property
+    def _streams(self) -> Streams:
+        key = jax.random.fold_in(jax.random.split(jax.random.key(self.seed))[0], 0)
+        return Streams(self.text.train, self.chunk, self.batch_size, key)
+
+    def batch(self, step: int) -> Sequences:
+        """Returns the next chunk of all streams."""
+        return self._streams.batch(step)
+
+    def validation(self) -> Iterator[Sequences]:
+        """Yields the validation part once."""
+        return validation_batches(self.text.validation, self.batch_size)
+
+    def describe(self) -> list[str]:
+        """Returns lines that say what was read."""
+        found = self.text
+        return [
+            f"Text: {found.source}",
+            f"  {len(found.train):,} characters to train on, {len(found.validation):,} to validate, "
+            f"{len(found.vocabulary) - 1} different, {found.unseen} of the validation part never seen in training",
+        ]
+
+    def fingerprint(self) -> str:
+        """Returns a digest of all tokens."""
+        return hashlib.sha256(self.text.train.tobytes() + self.text.validation.tobytes()).hexdigest()
+
+    def excerpt(self, steps: int, size: int, seed: int) -> Sequences:
+        """Returns pieces of the validation text that begin anywhere."""
+        tokens = self.text.validation
+        if len(tokens) <= steps + 1:
+            raise ValueError(
+                f"steps must be less than the {len(tokens)} characters of the validation text, got {steps}"
+            )
+        starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, size)
+        pieces = tokens[starts + np.arange(steps + 1)[:, None]]  # [T + 1, B]
+        return Sequences(pieces[:-1], pieces[1:])
+
+    def picture(self, net: Network, params: NetworkParams) -> None:
+        """Returns none: a text is read, not looked at."""
+
+    def sample(self, net: Network, params: NetworkParams) -> str:
+        """Returns 600 characters that the network has written."""
+        return "".join(sample(net, params, self.vocabulary, length=600, temperature=0.8, seed=self.seed))

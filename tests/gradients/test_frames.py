@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import pathlib
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ PACKAGE = pathlib.Path(jaxrnn.__file__).parent
 class Watched(jaxrnn.Elman):
     """Records the package's functions that stand between the caller and the step, outermost first."""
 
-    seen = []
+    seen: typing.ClassVar[list] = []
 
     def step(self, operands, state, projected):
         frames = [frame for frame in inspect.stack()[1:] if PACKAGE in pathlib.Path(frame.filename).parents]

@@ -6,8 +6,9 @@ import json
 import math
 import pathlib
 import shutil
-from typing import Any
+from typing import Any, Literal
 
+import chex
 import jax
 
 SETTINGS, METRICS = "settings.json", "metrics.jsonl"
@@ -16,12 +17,12 @@ SETTINGS, METRICS = "settings.json", "metrics.jsonl"
 class Run:
     """A folder with settings.json, metrics.jsonl, and the checkpoints `latest` and `best`."""
 
-    def __init__(self, path: pathlib.Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: pathlib.Path, record: dict[str, Any]) -> None:
+        self.path, self.record = path, record  # the record is what settings.json holds
 
     @classmethod
-    def create(cls, path: pathlib.Path, settings: dict[str, Any], overwrite: bool = False) -> Run:
-        """A new folder.
+    def create(cls, path: pathlib.Path, record: dict[str, Any], overwrite: bool = False) -> Run:
+        """Makes a new folder.
 
         Raises:
             ValueError: it exists and `overwrite` is False, or it exists and is not the folder of a run.
@@ -35,53 +36,57 @@ class Run:
                 )
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
-        (path / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        return cls(path, settings)
+        (path / SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        return cls(path, record)
 
     @classmethod
     def open(cls, path: pathlib.Path) -> Run:
-        """A folder that exists.
+        """Opens a folder that exists.
 
         Raises:
             ValueError: there is no run, or its settings cannot be read.
         """
         try:
-            settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
+            record = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"{str(path)!r} is not the folder of a run: its {SETTINGS} cannot be read") from error
-        return cls(path, settings)
+        return cls(path, record)
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Append a line of metrics."""
+        """Appends a line of metrics."""
         with open(self.path / METRICS, "a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics."""
+        """Returns all lines of metrics."""
         path = self.path / METRICS
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that no checkpoint holds, before they are taken again."""
+    def seconds(self) -> float:
+        """Returns how long the training has taken so far."""
+        return max((metrics["seconds"] for metrics in self.metrics()), default=0.0)
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Drops the metrics of the steps after the last checkpoint, which are about to be taken again."""
         kept = [json.dumps(metrics) + "\n" for metrics in self.metrics() if metrics["step"] <= step]
         (self.path / METRICS).write_text("".join(kept), encoding="utf-8")
 
-    def validation(self) -> tuple[int, float]:
-        """The step with the least validation loss so far, and that loss."""
+    def best_validation(self) -> tuple[int, float]:
+        """Returns the step with the least validation loss so far, and that loss."""
         losses = [(m["validation_loss"], m["step"]) for m in self.metrics() if "validation_loss" in m]
         loss, step = min(losses, default=(math.inf, 0))
         return step, loss
 
-    def save(self, tree: Any, step: int) -> None:
-        """Save as `latest`, and as `best` if the least validation loss is this step's. The one before goes last."""
-        for name in ["latest"] + ["best"] * (self.validation()[0] == step):
+    def save(self, tree: chex.ArrayTree, step: int) -> None:
+        """Saves as `latest`, and as `best` where this step has the least validation loss; then deletes the old one."""
+        for name in ["latest"] + ["best"] * (self.best_validation()[0] == step):
             with self._checkpoints(name) as manager:
                 if step not in manager.all_steps():
                     manager.save(step, args=_orbax().args.StandardSave(tree))
                 manager.wait_until_finished()
 
-    def restore(self, like: Any, name: str = "latest") -> Any:
-        """A checkpoint in the structure, shapes and dtypes of `like` (arrays, or `jax.eval_shape` of them).
+    def restore(self, like: Any, name: Literal["latest", "best"] = "latest") -> Any:
+        """Reads a checkpoint in the structure, shapes and dtypes of `like` (arrays, or `jax.eval_shape` of them).
 
         Raises:
             ValueError: there is none.

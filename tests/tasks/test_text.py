@@ -1,10 +1,9 @@
-"""The text task: loading, splitting, streams and sampling."""
+"""Text: loading, splitting and streams."""
 
 import jax
 import numpy as np
 import pytest
 
-import jaxrnn
 from jaxrnn.tasks import text
 
 
@@ -26,12 +25,12 @@ def test_characters_unseen_in_training_are_counted_and_become_the_unknown_token(
     assert loaded.vocabulary == "a" + text.UNKNOWN
 
 
-def test_yardsticks_of_a_text_that_is_known():
+def test_baselines_of_a_text_that_is_known():
     loaded = text.from_string("ab" * 5000)
-    yardsticks = loaded.yardsticks()
-    assert yardsticks["uniform"] == pytest.approx(np.log2(3))
-    assert yardsticks["unigram"] == pytest.approx(1, abs=1e-3)
-    assert yardsticks["bz2, after the training text"] < yardsticks["bz2"] < 1
+    baselines = loaded.baselines()
+    assert baselines["uniform"] == pytest.approx(np.log2(3))
+    assert baselines["unigram"] == pytest.approx(1, abs=1e-3)
+    assert baselines["bz2, after the training text"] < baselines["bz2"] < 1
 
 
 def test_a_folder_is_read_in_order_without_binary_and_hidden_files(tmp_path):
@@ -108,39 +107,18 @@ def test_validation_covers_all_but_the_last_characters():
     assert batches[-1].targets[-1, -1] == 1000
 
 
-@pytest.fixture(scope="module")
-def network():
-    net = jaxrnn.Network((jaxrnn.Elman(5, 16),), jaxrnn.Readout(16, 5), jaxrnn.softmax_cross_entropy)
-    return net, net.init(jax.random.key(0)), "abcd" + text.UNKNOWN
-
-
-def test_temperature_zero_follows_the_likeliest(network):
-    net, params, vocabulary = network
-    written = "ab" + "".join(text.sample(net, params, vocabulary, "ab", 6, temperature=0))
-    outputs, _ = net.apply(params, text.encode(vocabulary, written[:-1]))
-    assert written[2:] == "".join(vocabulary[i] for i in np.argmax(outputs[1:, :-1], -1))
-
-
-def test_frequencies_follow_the_softmax_and_never_the_unknown(network):
-    net, params, vocabulary = network
-    draws = ["".join(text.sample(net, params, vocabulary, "a", 1, seed=seed)) for seed in range(400)]
-    outputs, _ = net.apply(params, text.encode(vocabulary, "a"))
-    expected = jax.nn.softmax(outputs[0, :-1])
-    assert set(draws) <= set("abcd")
-    found = [draws.count(character) / 400 for character in "abcd"]
-    np.testing.assert_allclose(found, expected, atol=0.1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"prompt": ""}, "prompt must have"),
-        ({"prompt": "axy"}, "prompt has characters .* 'x' 'y'"),
-        ({"temperature": -1.0}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"length": -1}, "length"),
-    ],
-)
-def test_bad_arguments(network, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        text.sample(*network, **{"prompt": "a", **arguments})
+def test_the_task_is_the_text_in_nats(tmp_path):
+    (tmp_path / "data.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 40)
+    task = text.NextCharacter(4, chunk=7, data=str(tmp_path / "data.txt"))
+    assert task.inputs == task.outputs == len(task.vocabulary)
+    assert task.baselines["uniform"] == pytest.approx(np.log(len(task.vocabulary)))
+    assert task.folder == "data"
+    assert text.NextCharacter(4).folder == "topics"
+    assert "1,584 characters to train on, 176 to validate" in task.describe()[1]
+    np.testing.assert_array_equal(task.batch(0).inputs[1:], task.batch(0).targets[:-1])
+    pieces = task.excerpt(9, 5, seed=1)
+    assert pieces.inputs.shape == pieces.targets.shape == (9, 5)
+    assert all("".join(task.vocabulary[t] for t in piece) in "the quick brown fox jumps over the lazy dog\n" * 2
+               for piece in pieces.inputs.T)  # fmt: skip
+    with pytest.raises(ValueError, match="steps must be less than the 176 characters"):
+        task.excerpt(175, 5, seed=1)

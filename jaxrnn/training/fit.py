@@ -1,0 +1,118 @@
+"""The training loop: steps, metrics, validations and saves, to the end or to Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import chex
+import jax.numpy as jnp
+
+from jaxrnn.network.network import NetworkParams
+from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.training.evaluate import Metrics
+from jaxrnn.training.step import Step, TrainState, averaged_params
+
+Log = Callable[[dict[str, Any]], None]
+
+
+class Outcome(NamedTuple):
+    """How `fit` ended."""
+
+    train: TrainState
+    interrupted: bool
+
+
+def fit(
+    train: TrainState,
+    step: Step,
+    batches: Callable[[int], Sequences],
+    steps: int,
+    *,
+    validate: Callable[[NetworkParams], Metrics] | None = None,
+    every: int = 500,
+    log: Log = lambda metrics: None,
+    log_every: int = 25,
+    flow_every: int = 0,
+    patience: int | None = None,
+    save: Callable[[TrainState], None] = lambda train: None,
+) -> Outcome:
+    """Trains from where `train` stands to `steps` steps in all. Ctrl-C ends it after the step under way, and saves.
+
+    Args:
+        train: from `initial_train_state`, or restored; its buffers are donated.
+        step: from `make_step`.
+        batches: gives the batch of a step, counted from 0: a function of the position alone, so that resuming is exact.
+        steps: where to stop.
+        validate: evaluates parameters; called every `every` steps and at the end.
+        every: steps between validations, each followed by a save.
+        log: called with {"step", "loss", "gradient_norm"}, means since the last call, or {"step", "validation_loss"},
+            with "validation_error_rate" where that is known.
+        log_every: steps between calls of `log`.
+        flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
+        patience: stop after so many validations in a row without a smaller loss than all before (early stopping).
+        save: called after every validation and on Ctrl-C.
+
+    Raises:
+        FloatingPointError: the loss is no longer finite. What was saved last is not touched.
+    """
+    pending: list[dict[str, chex.Array]] = []
+    losses: list[float] = []
+    with _interruption() as interrupted:
+        for done in range(int(train.step) + 1, steps + 1):
+            train, metrics = step(train, batches(done - 1))
+            if "flow" in metrics and flow_every and done % flow_every == 0:
+                log({"step": done, "flow": metrics["flow"].tolist()})
+            pending.append(metrics)
+            if done % log_every == 0 or done == steps or interrupted.is_set():
+                log({"step": done, **_means(pending, done)})
+                pending = []
+            if validate is not None and (done % every == 0 or done == steps):
+                found = validate(averaged_params(train))
+                rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
+                log({"step": done, "validation_loss": found.loss} | rate)
+                losses.append(found.loss)
+            stopped = interrupted.is_set()
+            if done % every == 0 or done == steps or stopped:
+                save(train)
+            if patience is not None and _since_best(losses) >= patience:
+                break
+            if stopped:
+                return Outcome(train, done < steps)
+    return Outcome(train, False)
+
+
+def _since_best(losses: list[float]) -> int:
+    """Returns the number of losses after the smallest one."""
+    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
+
+
+def _means(metrics: list[dict[str, chex.Array]], step: int) -> dict[str, float]:
+    names = [name for name in metrics[0] if name != "flow"]
+    means = {name: float(jnp.mean(jnp.stack([m[name] for m in metrics]))) for name in names}
+    if not math.isfinite(means["loss"]):
+        raise FloatingPointError(f"the loss is {means['loss']} at step {step}: lower the rate, or clip more")
+    return means
+
+
+@contextlib.contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Turns Ctrl-C into a flag: raised in the middle of a step, it would leave donated buffers and no result."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        flag.set()
+        signal.signal(signal.SIGINT, previous)  # a second Ctrl-C does not wait
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,186 @@
+"""One jitted training step: an optax optimizer on gradients by BPTT, and the state that it goes on from."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrnn.arguments import check_choice, check_scale
+from jaxrnn.cells.base import State
+from jaxrnn.gradients.value_and_grad import value_and_grad
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.tasks.sequences import Sequences
+
+Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Array]]]
+
+
+class TrainState(NamedTuple):
+    """All that training goes on from."""
+
+    params: NetworkParams
+    optimizer_state: optax.OptState
+    network_state: tuple[State, ...]  # carried from batch to batch
+    step: chex.Array  # how many steps were taken
+    key: chex.PRNGKey  # for everything random; it never changes, steps fold themselves in
+
+
+def initial_train_state(
+    net: Network, optimizer: optax.GradientTransformation, batch_size: int, key: chex.PRNGKey
+) -> TrainState:
+    """Returns the state before the first step."""
+    key, key_params = jax.random.split(key)
+    params = net.init(key_params)
+    return TrainState(params, optimizer.init(params), net.initial_state((batch_size,)), jnp.zeros((), jnp.int32), key)
+
+
+def adam(
+    rate: float, steps: int, warmup: int = 100, clip: float = 1.0, decay: float = 0.0, accumulate: int = 1
+) -> optax.GradientTransformation:
+    """Makes Adam on clipped gradients; its rate rises linearly over `warmup` steps, then falls as a cosine.
+
+    `clip` is the largest global norm. With a `decay` it is AdamW: parameters shrink by the rate times it at every step.
+    With `accumulate`, gradients of so many batches are averaged before a step is taken.
+
+    Source: Kingma & Ba (2015), algorithm 1; Pascanu, Mikolov & Bengio (2013), algorithm 1, for the clipping;
+    Loshchilov & Hutter (2017), equation 5, for the cosine, and (2019), algorithm 2, for the decay.
+    """
+    warmup = min(warmup, steps // 2)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 1)) if warmup else rate
+    chain = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=decay))
+    return chain if accumulate == 1 else optax.MultiSteps(chain, accumulate).gradient_transformation()
+
+
+class AveragingState(NamedTuple):
+    """The state of an optimizer that averages parameters."""
+
+    inner: optax.OptState
+    average: NetworkParams
+
+
+def average_params(optimizer: optax.GradientTransformation, decay: float) -> optax.GradientTransformation:
+    """Makes an optimizer keep an exponential moving average of the parameters beside them.
+
+        average <- decay average + (1 - decay) params
+
+    Source: Polyak & Juditsky (1992), "Acceleration of stochastic approximation by averaging".
+    """
+
+    def init(params: chex.ArrayTree) -> AveragingState:
+        return AveragingState(optimizer.init(params), jax.tree.map(jnp.array, params))
+
+    def update(updates: Any, state: AveragingState, params: Any = None) -> tuple[Any, AveragingState]:
+        updates, inner = optimizer.update(updates, state.inner, params)
+        new = optax.apply_updates(params, updates)
+        return updates, AveragingState(inner, optax.incremental_update(new, state.average, 1 - decay))
+
+    return optax.GradientTransformation(init, update)
+
+
+def averaged_params(train: TrainState) -> NetworkParams:
+    """Returns the average of the parameters, or the parameters themselves where the optimizer keeps no average."""
+    state = train.optimizer_state
+    return state.average if isinstance(state, AveragingState) else train.params
+
+
+def make_step(
+    net: Network,
+    optimizer: optax.GradientTransformation,
+    *,
+    segment: int | str = "auto",
+    gradient: Literal["bptt", "autodiff"] = "bptt",
+    flow: bool = False,
+    clip: float | None = None,
+    vanishing: Callable[[chex.Array], chex.Array] | None = None,
+    noise: float = 0.0,
+) -> Step:
+    """Makes one jitted training step; its first argument is donated, so that parameters are updated in place.
+
+    Args:
+        net: the network.
+        optimizer: any optax transformation.
+        segment: as for `jaxrnn.value_and_grad`.
+        gradient: "bptt" by hand, or "autodiff" for `jax.value_and_grad` of the plain scan: the same, but slower.
+        flow: True adds the gradient flow of the step to the metrics, "flow": |dE/ds_t| of every layer, [layers, T].
+        clip: the largest |dE/ds_t| inside the reverse scan, as for `jaxrnn.value_and_grad`.
+        vanishing: gives the weight of the vanishing-gradient regulariser at a step, counted from 0, such as
+            `lambda step: 4.0 / (1 + step)`.
+        noise: standard deviation of normal noise on all parameters while the gradient is taken, anew at every step
+            (Murray & Edwards 1994, "Enhanced MLP performance and fault tolerance resulting from synaptic weight
+            noise").
+
+    Returns:
+        `(train, batch) -> (train, {"loss", "gradient_norm"})`; the batch is a `jaxrnn.tasks.sequences.Sequences`, the
+        loss is the one before the update.
+
+    Raises:
+        ValueError: an unknown gradient, a segment below 1; with gradient="autodiff" what only the hand-written reverse
+            scan has: flow, clip and vanishing.
+
+    >>> import jax, optax, jaxrnn, jaxrnn.training.step
+    >>> from jaxrnn.tasks.sequences import Sequences
+    >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    >>> optimizer = optax.adam(1e-2)
+    >>> train = jaxrnn.training.step.initial_train_state(net, optimizer, 2, jax.random.key(0))
+    >>> step = jaxrnn.training.step.make_step(net, optimizer)
+    >>> tokens = jax.random.randint(jax.random.key(1), (8, 2), 0, 5)
+    >>> train, metrics = step(train, Sequences(tokens[:-1], tokens[1:]))
+    >>> int(train.step), sorted(metrics)
+    (1, ['gradient_norm', 'loss'])
+    """
+    check_choice("gradient", gradient, ("bptt", "autodiff"))
+    check_scale("noise", noise)
+    if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
+        raise ValueError(
+            'flow, clip and vanishing need gradient="bptt": autodiff does not let them into its reverse pass'
+        )
+    if gradient == "bptt":
+        loss_and_gradient = value_and_grad(net, segment, clip=clip, return_state=True, return_flow=flow)
+    else:
+        loss_and_gradient = jax.value_and_grad(functools.partial(net.loss, return_state=True), has_aux=True)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(train: TrainState, batch: Sequences) -> tuple[TrainState, dict[str, chex.Array]]:
+        key_dropout, key_noise = jax.random.split(jax.random.fold_in(train.key, train.step))
+        state, reset = _enter_batch(net, train, batch)
+        weight = {} if vanishing is None else {"vanishing": vanishing(train.step)}
+        (loss, final, *found), grads = loss_and_gradient(
+            _add_noise(train.params, noise, key_noise), batch.inputs, batch.targets, None, state, batch.mask, reset,
+            key_dropout, **weight,
+        )  # fmt: skip
+        updates, optimizer_state = optimizer.update(grads, train.optimizer_state, train.params)
+        params = optax.apply_updates(train.params, updates)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
+        if flow:
+            metrics["flow"] = jnp.stack([layer.adjoint for layer in found[0]])  # [layers, T]
+        return TrainState(params, optimizer_state, final, train.step + 1, train.key), metrics
+
+    return step
+
+
+def _enter_batch(net: Network, train: TrainState, batch: Sequences) -> tuple[tuple[State, ...], chex.Array | None]:
+    """Returns the state that a batch begins with, and its resets."""
+    size = jax.tree.leaves(train.network_state)[0].shape[:-1]
+    state = jax.tree.map(lambda s, s_0: jnp.where(batch.fresh, s_0, s), train.network_state, net.initial_state(size))
+    if not net.learn_state:
+        return state, batch.reset
+    # A learned s_0 gets its gradient through a reset; where none is learned, the loops need not look for one.
+    reset = jnp.zeros((batch.inputs.shape[0], *size), bool) if batch.reset is None else jnp.asarray(batch.reset)
+    return state, reset.at[0].set(reset[0] | batch.fresh)
+
+
+def _add_noise(params: NetworkParams, deviation: float, key: chex.PRNGKey) -> NetworkParams:
+    if not deviation:
+        return params
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return jax.tree.unflatten(structure, noisy)

@@ -1,0 +1,48 @@
+"""Scripts as modules, called as from the command line."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def bench_long():
+    return script("bench_long")
+
+
+@pytest.fixture(scope="session")
+def truncation_bias():
+    return script("truncation_bias")
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Returns a function that calls a script with arguments."""
+
+    def call(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        module.main()
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def rows_of():
+    """Returns a function that finds the cells of the Markdown rows with so many columns, headers left out."""
+
+    def rows_of(printed, columns):
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if "|" in line]
+        return [row for row in rows if len(row) == columns and row[0].replace(",", "").isdigit()]
+
+    return rows_of

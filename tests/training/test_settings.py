@@ -1,0 +1,38 @@
+"""Settings: every one is explained and checked, and recipes are settings."""
+
+import dataclasses
+
+import pytest
+
+from jaxrnn.tasks.registry import TASKS
+from jaxrnn.training.settings import Settings, recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": 0}, "hidden must be at least 1"),
+        ({"rate": -1.0}, "rate must be positive"),
+        ({"clip": float("nan")}, "clip must be positive"),
+        ({"warmup": -1}, "warmup must not be negative"),
+        ({"average": 1.0}, "average must be in"),
+        ({"noise": float("inf")}, "noise must be finite"),
+        ({"cell": "rnn"}, "cell must be one of 'elman', 'gru', 'lstm'"),
+        ({"task": "chess"}, "task must be one of 'text'"),
+        ({"gradient": "none"}, "gradient must be one of"),
+    ],
+)
+def test_settings_are_checked(change, message):
+    with pytest.raises(ValueError, match=message):
+        Settings(**change)
+
+
+def test_every_setting_is_explained():
+    assert all(field.metadata["help"].endswith(".") for field in dataclasses.fields(Settings))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_recipe_is_the_settings_that_suit_a_task(name):
+    suited = recipe(name, seed=7)
+    assert (suited.task, suited.seed) == (name, 7)
+    assert {key: getattr(suited, key) for key in TASKS[name].recipe} == TASKS[name].recipe
