@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import re
 import sys
 
 import pytest
@@ -48,6 +49,15 @@ def test_every_kept_row_says_where_and_when(speed_table):
     assert {speed_table.label(each)[:4] for each in kept} == {"Elma", "GRU ", "LSTM"}
     assert all(each["processor"] and each["date"] for each in kept + peers)
     assert all(each["jax"] for each in kept)
+
+
+def test_the_readme_quotes_the_kept_results_of_long_sequences(speed_table):
+    text = " ".join(README.split())
+    quoted = {"jax.grad": "by `jax.grad`", "jax.grad, nested checkpoints": "with nested", "recompute=True": "with `rec"}
+    for each in speed_table.read(SCRIPTS / "results" / "long.csv"):
+        if each["T"] == "1000000" and each["mode"] in quoted:
+            megabytes, microseconds = float(each["bytes"]) / 1e6, float(each["seconds"])
+            assert re.search(rf"{megabytes:,g} MB and {microseconds:g} us (per step )?{quoted[each['mode']]}", text)
 
 
 def test_the_pictures_of_the_readme_are_there_and_small():
