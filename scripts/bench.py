@@ -3,12 +3,15 @@
     python scripts/bench.py                    # Elman, all shapes, about five minutes on two cores
     python scripts/bench.py --cell lstm        # another cell, at its own shapes
     python scripts/bench.py --shapes 1 3       # two of them
-    python scripts/bench.py --out results      # where table.csv and ratios.png go
+    python scripts/bench.py --out results      # where speed.csv and speed.png go
 
 The contenders take turns within one process, and a ratio is the median of the ratios of neighbouring turns, so that a
 machine whose speed drifts cannot favour either. A turn is one untimed call, which finds the caches and the heap as
 another program left them, and two timed ones, which find them as a training loop does. The floor is what the matrix
 products alone would take at the rate of one large product, measured in the same run.
+
+A row of speed.csv that has the cell and shape of a new one is replaced, the others stay: so the cells of several runs
+come together. `python scripts/speed_table.py results/speed.csv` takes them over into README.md.
 
 Beside them stand the same gradient with a mask, vmapped over sequences, with gates or all states made anew in the
 reverse pass (`recompute`), and torch's own layer in a process of its own where torch is installed.
@@ -17,10 +20,12 @@ reverse pass (`recompute`), and torch's own layer in a process of its own where 
 from __future__ import annotations
 
 import argparse
-import csv
+import datetime
 import functools
 import importlib.util
+import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import speed_table
 from jax import lax
 
 import jaxrnn
@@ -99,8 +105,8 @@ def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax
         def step(state: Any, x: jax.Array, cell: Any = cell, p: Any = p) -> tuple[Any, jax.Array]:
             return STEPS[type(cell)](p, state, x if hoisted else x @ p.U.T + p.b)
 
-        start = tuple(jnp.zeros((2, inputs.shape[1], cell.hidden)))
-        start = start if isinstance(cell, jaxrnn.LSTM) else start[0]
+        zeros = jnp.zeros((inputs.shape[1], cell.hidden))
+        start = (zeros, zeros) if isinstance(cell, jaxrnn.LSTM) else zeros
         _, inputs = lax.scan(step, start, inputs @ p.U.T + p.b if hoisted else inputs)
     outputs = inputs @ params.readout.V.T + params.readout.c
     return jnp.mean(net.objective(outputs, targets))
@@ -212,7 +218,8 @@ def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) ->
     anew, recomputed = results.pop("gates anew"), results.pop("recomputed")
     name, plain = min(results.items(), key=lambda item: statistics.median(item[1].seconds))
     return {
-        "T,B,D,H,V": ",".join(map(str, shape[:5])) + (f" x{shape.layers}" if shape.layers > 1 else ""),
+        "cell": cell,
+        **shape._asdict(),
         "floor ms": round(flops(cell, shape) / rate * 1e3, 2),
         "by hand ms": round(statistics.median(hand.seconds) * 1e3, 2),
         "autodiff ms": round(statistics.median(plain.seconds) * 1e3, 2),
@@ -236,28 +243,18 @@ def ratio(a: Result, b: Result) -> float:
     return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
-def draw(cell: str, rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Two panels of bars: how many times faster, and how much of the memory."""
-    import matplotlib.pyplot as plt
-
-    labels = [row["T,B,D,H,V"] for row in rows]
-    memory = [row["by hand MB"] / max(row["autodiff MB"], 0.05) for row in rows]
-    panels = [
-        ("time: autodiff / by hand", [row["ratio"] for row in rows], "#33658a"),
-        ("temporary memory: by hand / autodiff", memory, "#86bbd8"),
-    ]
-    figure, axes = plt.subplots(1, 2, sharey=True, figsize=(11, 0.45 * len(rows) + 1.4), layout="constrained")
-    for axis, (title, values, colour) in zip(axes, panels, strict=True):
-        axis.bar_label(axis.barh(labels, values, color=colour), fmt="%.2f", padding=3)
-        axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_title(title, fontsize=11)
-        axis.margins(x=0.12)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].invert_yaxis()
-    axes[0].set_ylabel("T, B, D, H, V")
-    name = CELLS[cell].__name__
-    figure.suptitle(f"Loss and gradient, {name} network: BPTT by hand against the best plain scan", fontsize=12)
-    figure.savefig(path, dpi=150)
+def processor() -> str:
+    """Describes the processor: cores that this process may use, its name, and its widest vector instructions."""
+    facts = pathlib.Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.exists() else []
+    known: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        known.setdefault(name.strip(), value.strip())
+    flags = known.get("flags", "").split()
+    vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return " ".join(filter(None, (f"{cores} cores of", known.get("model name", platform.machine()), vectors)))
 
 
 def main() -> None:
@@ -270,24 +267,24 @@ def main() -> None:
     options = parser.parse_args()
     rate = product_flops_per_second()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; one large product: {rate / 1e9:.0f} Gflop/s")
+    where = {"processor": processor(), "jax": jax.__version__, "date": datetime.date.today().isoformat()}
     rows: list[dict[str, Any]] = []
     shapes = SHAPES if options.cell == "elman" else GATED_SHAPES
     for number in options.shapes or range(1, len(shapes) + 1):
         shape = shapes[number - 1]
         rows.append(compare(options.cell, shape, measure(options.cell, shape, options.seconds), rate))
-        rows[-1]["torch ms"] = torch_milliseconds(options.cell, shape, options.seconds)
+        rows[-1] |= {"torch ms": torch_milliseconds(options.cell, shape, options.seconds), **where}
         if len(rows) == 1:
             print(" | ".join(rows[0]))
         print(" | ".join(str(value) for value in rows[-1].values()), flush=True)
     ratios = [row["ratio"] for row in rows]
     print(f"geometric mean of the ratios {statistics.geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
     options.out.mkdir(parents=True, exist_ok=True)
-    with open(options.out / "table.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(options.cell, rows, options.out / "ratios.png")
-    print(f"saved {options.out / 'table.csv'} and {options.out / 'ratios.png'}")
+    table, picture = options.out / "speed.csv", options.out / "speed.png"
+    new = [{column: str(value) for column, value in row.items()} for row in rows]
+    speed_table.write(table, speed_table.merge(speed_table.read(table), new))
+    speed_table.picture(speed_table.read(table)).savefig(picture, dpi=100)
+    print(f"saved {table} and {picture}")
 
 
 if __name__ == "__main__":

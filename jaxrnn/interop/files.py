@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrnn.interop.arrays import as_numpy, check_names, check_shape
 
-DTYPES = {  # as a file of safetensors names them
+DTYPES: dict[str, Any] = {  # as a file of safetensors names them
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},
     **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8},
     **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8},
