@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 import jaxrnn
 
 PACKAGE = pathlib.Path(jaxrnn.__file__).parent
+MAP = (PACKAGE / "README.md").read_text()
 ROOMS = ["arguments", "cells", "layer", "network", "gradients", "flow", "interop", "tasks", "training", "cli"]
 
 
@@ -77,6 +79,21 @@ def test_the_rule_tells_right_from_wrong(name, source, expected):
     modules = dict.fromkeys(["arguments", "cells.base", "layer.bptt", "network.passes", "flow.plots"], "")
     modules |= {"cells.elman": "from jaxrnn.cells.base import Cell"}
     assert violations(modules | {name: source}) == expected
+
+
+def test_the_map_names_every_file():
+    by_room, room = {}, None
+    for name, files in re.findall(r"^\| (?:`(\w+)/`|the root|) ?\| ((?:`\w+\.py`(?:, )?)+) \|", MAP, re.MULTILINE):
+        room = name or room
+        by_room.setdefault(room, []).extend(re.findall(r"`(\w+\.py)`", files))
+    by_room.pop(None)
+    assert by_room == {name: sorted_like(by_room[name], PACKAGE / name) for name in ROOMS[1:]}
+
+
+def sorted_like(named, folder):
+    """Returns the files of a folder, those that are named in the order in which they are."""
+    there = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+    return [name for name in named if name in there] + sorted(there - set(named))
 
 
 def test_importing_the_library_imports_nothing_heavy():
