@@ -10,9 +10,7 @@ def pairwise(options, allowed=lambda row: True):
         options: the values of every option, by its name.
         allowed: says of a dict, which may hold some of the options only, whether it can be (part of) a row.
     """
-    pairs = [
-        ((a, x), (b, y)) for a, b in itertools.combinations(options, 2) for x in options[a] for y in options[b]
-    ]
+    pairs = [((a, x), (b, y)) for a, b in itertools.combinations(options, 2) for x in options[a] for y in options[b]]
     uncovered, rows = dict.fromkeys(pairs), []
     while uncovered:
         first = next(iter(uncovered))

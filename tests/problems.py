@@ -64,6 +64,7 @@ class Problem:
         objective: one of `OBJECTIVES`.
         weighted, stateful, masked, reset: whether weights, a state, a mask and resets are given.
         dropout, recurrent_dropout, residual, last_step, learn_state: as for `jaxrnn.Network`.
+        fresh: whether parameters are those of `net.init`, and not normal numbers.
         seed: of parameters and data.
     """
 
@@ -89,6 +90,7 @@ class Problem:
     residual: bool = False
     last_step: bool = False
     learn_state: bool = False
+    fresh: bool = False
     seed: int = 0
 
     @functools.cached_property
@@ -108,6 +110,8 @@ class Problem:
 
     def params(self, dtype=jnp.float64):
         """Draws normal numbers: unlike the orthogonal W of `init`, such a W does not commute with its transpose."""
+        if self.fresh:
+            return self.net.init(jax.random.key(self.seed), dtype)
         random = np.random.default_rng(self.seed)
         return jax.tree.map(lambda leaf: normal(random, leaf.shape, dtype, leaf.shape[-1] ** -0.5), shapes(self.net)[0])
 

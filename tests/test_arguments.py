@@ -190,7 +190,9 @@ TARGETS = {
     "integers": (squared_error, numbers.astype(int)),
     "bools": (jaxrnn.sigmoid_cross_entropy, numbers > 0),
 }
-RIGHT = [(floats, name) for name in TARGETS] + [(x, "labels") for x in (tokens, tokens.astype(np.uint8), tokens.tolist())]
+RIGHT = [(floats, name) for name in TARGETS] + [
+    (x, "labels") for x in (tokens, tokens.astype(np.uint8), tokens.tolist())
+]
 
 
 @pytest.mark.parametrize(("inputs", "name"), RIGHT)

@@ -20,7 +20,14 @@ SIZES = {
     "layers": {"T": 50, "batch": (8,), "D": 8, "hidden": (32, 16), "V": 10},
     "tokens": {"T": 101, "batch": (), "D": 20, "H": 24, "V": 20, "tokens": True},
     "relu": {"Cell": CELLS["relu"], "T": 40, "batch": (4,), "D": 5, "H": 30, "objective": "sigmoid"},
-    "deep": {"T": 40, "batch": (2, 2), "hidden": (20, 10, 10), "objective": "squared", "weighted": True, "stateful": True},
+    "deep": {
+        "T": 40,
+        "batch": (2, 2),
+        "hidden": (20, 10, 10),
+        "objective": "squared",
+        "weighted": True,
+        "stateful": True,
+    },
 }
 
 

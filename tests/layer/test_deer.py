@@ -38,9 +38,7 @@ def test_it_is_the_scan_and_its_gradient(row):
     cell, params, inputs, state = problem.layer()
     params = jax.tree.map(lambda leaf: leaf / 2, params)
     initial = jax.tree.map(lambda leaf: leaf + 0.3, cell.initial_state(problem.batch, jnp.float64))
-    wanted = tuple(
-        i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there
-    )
+    wanted = tuple(i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there)
     probe = np.random.default_rng(1).normal(size=(problem.T, *problem.batch, problem.H))
 
     def gradient(run, **options):

@@ -64,9 +64,7 @@ def test_the_gradient_is_that_of_autodiff(row):
             hidden, final = jaxrnn.unroll(layer, params, inputs, state, initial=initial, **flags, **options)
             return jnp.sum(probe * jnp.sin(hidden)) + sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(final))
 
-        wanted = tuple(
-            i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there
-        )
+        wanted = tuple(i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there)
         return jax.jit(jax.value_and_grad(error, wanted))(params, state, like if row["initial"] else None, inputs)
 
     by_rule = gradient(recompute=row["recompute"], backward=row["backward"])
