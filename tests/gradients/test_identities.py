@@ -1,4 +1,4 @@
-"""What must come out the same however it is asked for: segments, batches, halves, weights, derivatives of derivatives."""
+"""What must come out the same however it is asked for: segments, batches, halves, weights, second derivatives."""
 
 import functools
 

@@ -88,6 +88,7 @@ def from_a_step_on(problem):
         learned = zeros if params.state is None else params.state
         start = jax.tree.map(lambda s, zero: jnp.broadcast_to(s, zero.shape), learned, zeros)
         start = start if given.state is None else given.state
+        start = jax.tree.map(lambda s: jnp.where(first > 0, jax.lax.stop_gradient(s), s), start)
         xs = jnp.arange(problem.T), given.inputs, mask, reset, given.targets, weights
         return jnp.sum(jax.lax.scan(step, start, xs)[1])
 

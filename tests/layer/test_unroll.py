@@ -129,7 +129,7 @@ def test_equal_cells_and_new_content_compile_once():
 
 
 def test_bfloat16_segments_are_added_in_float32():
-    """The sum of 2^14 ones over segments of some hundred steps: in bfloat16 it would stop growing at 2^8 of one size."""
+    """The sum of 2^14 ones over segments of some tens of steps: a sum in bfloat16 would stop growing on the way."""
     cell = jaxrnn.Elman(1, 1, "relu")
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.bfloat16), cell.init(KEY))
     params = params._replace(b=params.b + 1)
