@@ -81,6 +81,7 @@ def test_exponents_of_systems_where_they_are_known(kind, size, steps, expected):
 
 
 def test_norms_of_a_thousand_lags_neither_vanish_nor_overflow():
-    net, params, inputs, _ = linear(0.1, T=2000)
-    norms = flow.jacobian_norms(net, params, 0 * inputs[:, 0], key=jax.random.key(0))
+    problem = Problem(functools.partial(jaxrnn.Elman, recurrent_scale=0.1), T=2000, batch=(), **PLAIN)
+    net, (params, inputs, *_) = problem.net, problem.arguments()
+    norms = flow.jacobian_norms(net, params, 0 * inputs, key=jax.random.key(0))
     assert np.isclose(norms.log[-1], 2000 * np.log(0.1), rtol=1e-3)

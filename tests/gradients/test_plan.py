@@ -33,7 +33,7 @@ def all_plans(net, inputs, dtype):
 @pytest.mark.usefixtures("float64")
 def test_segments_of_segments_change_nothing():
     """Of as many levels as a budget leads to, of lengths that do not divide T."""
-    problem = Problem(jaxrnn.LSTM, 2, T=211, batch=(2,), H=3, V=3, masked=True, reset=True, stateful=True)
+    problem = Problem(jaxrnn.LSTM, 2, T=1009, batch=(1,), D=2, H=2, V=2, masked=True, reset=True, stateful=True)
     net, given = problem.net, problem.arguments()
     plans = all_plans(net, given.inputs, jnp.float64)
     assert max(plans) >= 3
@@ -94,13 +94,14 @@ def test_a_budget_is_kept(Cell, shape, tokens, budget):
     assert 0.65 * plan.total_bytes <= actual <= 1.05 * plan.total_bytes
 
 
-def test_what_is_kept_is_what_memory_is_spent_on():
-    """At T = 4096, B = 32, H = 256, V = 128, where `jax.grad` of the scan takes more than 300 MB."""
-    net, inputs = network(jaxrnn.Elman, 64, 256, 128), jax.ShapeDtypeStruct((4096, 32, 64), jnp.float32)
-    assert compiled_bytes(net, inputs) > 130e6
-    assert compiled_bytes(net, inputs, recompute=True) < 15e6
-    gru = network(jaxrnn.GRU, 64, 256, 128)
-    assert compiled_bytes(gru, inputs, recompute="gates") < 0.3 * compiled_bytes(gru, inputs)
+@pytest.mark.parametrize(("Cell", "recompute", "share"), [(jaxrnn.Elman, True, 0.1), (jaxrnn.GRU, "gates", 0.3)])
+def test_what_is_kept_is_what_memory_is_spent_on(Cell, recompute, share):
+    """At T = 4096, B = 32, H = 256, V = 128, where `jax.grad` of the scan of an Elman cell takes more than 300 MB."""
+    net, inputs = network(Cell, 64, 256, 128), jax.ShapeDtypeStruct((4096, 32, 64), jnp.float32)
+    kept, anew = compiled_bytes(net, inputs), compiled_bytes(net, inputs, recompute=recompute)
+    assert kept > 130e6
+    assert anew < share * kept
+    assert recompute == "gates" or anew < 15e6
 
 
 def test_a_million_steps_fit_in_a_budget():
