@@ -3,6 +3,8 @@
 import functools
 import itertools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,27 @@ def test_the_pieces_are_as_they_are_said_to_be():
     assert reset[:, 1].sum() == 1
     for (b, _, before), (c, _, after) in itertools.pairwise(runs):
         assert b != c or bool(reset[before[-1] + 1 : after[0] + 1, b].any())
+
+
+ANY = Problem(jaxrnn.GRU, depth=2, stateful=True, weighted=True, masked=True, reset=True)
+
+
+@functools.cache
+def both_gradients():
+    by_hand = jaxrnn.value_and_grad(ANY.net, 4, return_state=True)
+    truth = jax.value_and_grad(lambda *a: ANY.net.loss(*a, return_state=True), has_aux=True)
+    return jax.jit(lambda *a: (by_hand(*a), truth(*a)))
+
+
+@hypothesis.given(st.lists(st.booleans(), min_size=2 * T * B, max_size=2 * T * B))
+@hypothesis.settings(max_examples=50)
+@hypothesis.example([True] * 2 * T * B)
+@hypothesis.example([False, True] * T * B)
+def test_any_mask_and_any_resets(flags):
+    """One program for all of them: whole sequences masked, resets at the first step, at masked steps, and none."""
+    mask, reset = jnp.array(flags).reshape(2, T, B)
+    by_hand, truth = both_gradients()(*ANY.arguments()._replace(mask=mask, reset=reset))
+    assert relative_error(by_hand, truth) <= EXACT
 
 
 ROWS = pairwise(
