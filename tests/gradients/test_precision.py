@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import relative_error
+from pairwise import label, pairwise
 from problems import CELLS, KEY, Problem, autodiff
 
 import jaxrnn
@@ -53,6 +54,57 @@ def test_float32_is_as_good_as_autodiff(sizes):
 def leaf_errors(grads, truth):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads))
     return [relative_error(a, b) for a, b in zip(*map(jax.tree.leaves, (grads, truth)), strict=True)]
+
+
+OPTIONS = {
+    "Cell": tuple(CELLS),
+    "recompute": (False, "gates", True),
+    "objective": ("labels", "sigmoid", "squared"),
+    "depth": (1, 2),
+    "segment": ("auto", 4),
+    "memory_budget": (None, 10**7),
+    **{name: (False, True) for name in ("both_ways", "last_step", "weighted", "stateful", "masked", "reset")},
+}
+
+
+def allowed(row):
+    chosen = row.get("segment", "auto") != "auto" or row.get("recompute")
+    return not (row.get("memory_budget") and (chosen or row.get("both_ways")))
+
+
+ROWS = pairwise(OPTIONS, allowed)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("row", ROWS, ids=map(label, ROWS))
+def test_float32_is_exact_with_every_option(row):
+    """The loss and its gradient against the float64 truth."""
+    choice = dict(row)
+    options = {name: choice.pop(name) for name in ("recompute", "segment", "memory_budget")}
+    problem = Problem(CELLS[choice.pop("Cell")], **choice)
+    E, grads = jax.jit(jaxrnn.value_and_grad(problem.net, **options))(*problem.arguments(jnp.float32))
+    (E_truth, _), truth = autodiff(problem)
+    assert {leaf.dtype for leaf in jax.tree.leaves((E, grads))} == {jnp.dtype(jnp.float32)}
+    assert relative_error((E, grads), (E_truth, truth)) <= SINGLE
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("backward", ["sequential", "associative"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM", "user"])
+def test_a_layer_in_float32(Cell, backward):
+    """Either way round, with masks and resets and without."""
+    problem = Problem(CELLS[Cell], stateful=True, masked=True, reset=True)
+    flags = problem.flags() if backward == "sequential" else {}
+    reverse = Cell in ("GRU", "user")
+
+    def gradient(dtype, **options):
+        cell, params, inputs, state = problem.layer(dtype)
+        state = state if backward == "sequential" else None
+        run = lambda params: jaxrnn.unroll(cell, params, inputs, state, reverse=reverse, **flags, **options)[0]
+        return jax.jit(jax.grad(lambda params: jnp.sum(jnp.sin(run(params)))))(params)
+
+    truth = gradient(jnp.float64, gradient="autodiff")
+    assert relative_error(gradient(jnp.float32, backward=backward), truth) <= SINGLE
 
 
 @pytest.mark.usefixtures("float64")

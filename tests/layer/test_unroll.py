@@ -18,9 +18,8 @@ EXACT = 1e-12
 CELLS = CELLS | {"by hand": GliderByHand}
 
 OPTIONS = {
-    "Cell": tuple(CELLS),
+    "Cell": (*CELLS, "GRU both ways", "LSTM both ways"),
     "shape": ((9, (2,)), (13, (2, 3)), (5, ()), (1, (3,))),
-    "both_ways": (False, True),
     "reverse": (False, True),
     "recompute": (False, "gates", True),
     "backward": ("sequential", "associative"),
@@ -36,7 +35,7 @@ OPTIONS = {
 
 def allowed(row):
     return not (
-        (row.get("both_ways") and row.get("reverse"))
+        (row.get("Cell", "").endswith("both ways") and row.get("reverse"))
         or (row.get("backward") == "associative" and row.get("recompute"))
         or (row.get("recurrent_mask") and row.get("Cell") in ("user", "by hand"))
     )
@@ -49,14 +48,16 @@ ROWS = pairwise(OPTIONS, allowed)
 def test_the_gradient_is_that_of_autodiff(row):
     """To parameters, inputs, state and initial state, through the hidden states, the held ones too, and the final."""
     T, batch = row["shape"]
-    given = {name: row[name] for name in ("both_ways", "tokens", "stateful", "masked", "reset")}
-    problem = Problem(CELLS[row["Cell"]], T=T, batch=batch, D=3, H=4, **given)
+    given = {name: row[name] for name in ("tokens", "stateful", "masked", "reset")}
+    both_ways = row["Cell"].endswith("both ways")
+    Cell = CELLS[row["Cell"].removesuffix(" both ways")]
+    problem = Problem(Cell, T=T, batch=batch, D=3, H=4, both_ways=both_ways, **given)
     layer, params, inputs, state = problem.layer()
     like = jax.tree.map(lambda leaf: leaf + 0.3, layer.initial_state(batch, jnp.float64))
     flags = problem.flags() | {"reverse": row["reverse"], "compute_dtype": row["compute_dtype"]}
     if row["recurrent_mask"]:
         keep = tuple(jax.random.bernoulli(KEY, 0.5, (2, *batch, 4)) / 0.5)
-        flags[RECURRENT_MASK] = keep if row["both_ways"] else keep[0]
+        flags[RECURRENT_MASK] = keep if both_ways else keep[0]
     probe = np.random.default_rng(3).normal(size=(T, *batch, layer.outputs))
 
     def gradient(**options):
