@@ -63,7 +63,7 @@ OPTIONS = {
     "depth": (1, 2),
     "segment": ("auto", 4),
     "memory_budget": (None, 10**7),
-    **{name: (False, True) for name in ("both_ways", "last_step", "weighted", "stateful", "masked", "reset")},
+    **dict.fromkeys(("both_ways", "last_step", "weighted", "stateful", "masked", "reset"), (False, True)),
 }
 
 
