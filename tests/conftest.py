@@ -1,16 +1,35 @@
-"""What all tests share: float64 by request, and a hypothesis profile whose examples are the same in every run."""
+"""What all tests share: a compiler that hurries, float64 by request, and a hypothesis profile without surprises."""
 
+import importlib.metadata
+import os
 import pathlib
 import sys
 
-import hypothesis
-import jax
-import pytest
 
-# Under --import-mode=importlib the helper modules beside the tests are on no path.
+def quick_compiler():
+    """Returns the flags of XLA with which it compiles in a quarter of the time; what is compiled runs slower.
+
+    A test of speed or memory compiles with `programs.OPTIMISED`, which takes them back.
+    """
+    flags = ["--xla_backend_optimization_level=0"]
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10):
+        flags.append("--xla_cpu_use_fusion_emitters=false")  # later ones know no such flag, and stop at an unknown one
+    return flags
+
+
+# Before jax is imported. Workers of xdist import this file too, and subprocesses inherit the environment.
+given = os.environ.get("XLA_FLAGS", "").split()
+names = {flag.split("=")[0] for flag in given}
+os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in quick_compiler() if flag.split("=")[0] not in names)])
+
+# Under --import-mode=importlib the helper modules beside this file are on no path.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-# Every example compiles programs of its own: a deadline would measure the compiler, and shrinking would take minutes.
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Examples that are the same in every run. A deadline would measure the compiler, and shrinking would take minutes.
 hypothesis.settings.register_profile(
     "jaxrnn",
     derandomize=True,
@@ -24,6 +43,6 @@ hypothesis.settings.load_profile("jaxrnn")
 
 @pytest.fixture(scope="module")
 def float64():
-    """float64 for the tests of a module: `pytestmark = pytest.mark.usefixtures("float64")`."""
+    """Switches float64 on for the tests of a module: `pytestmark = pytest.mark.usefixtures("float64")`."""
     with jax.enable_x64(True):
         yield

@@ -1,15 +1,16 @@
 """What steers the reverse scan: the vanishing-gradient regulariser and clipping inside it, against loops in NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import relative_error
-from test_breaks import Data
+from problems import Problem
 
 import jaxrnn
 from jaxrnn import flow
-from jaxrnn.cells.initializers import CONNECTIONS, recurrent, spectral_radius
 
 pytestmark = pytest.mark.usefixtures("float64")
 T, B, D, H, V = 9, 3, 4, 5, 6
@@ -49,23 +50,21 @@ def omega(W, found, there=None):
 
 
 def test_the_gradient_of_omega_is_its_immediate_derivative():
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    x, y = np.asarray(data.inputs), np.asarray(data.targets)
-    W, found = sweep(data.params, x, y)
-    arguments = data.params, data.inputs, data.targets
-    assert np.isclose(flow.vanishing_penalty(data.net, *arguments)[0], omega(W, found), rtol=1e-12)
+    net, arguments = Problem().net, Problem().arguments()[:3]
+    W, found = sweep(*arguments[:1], *map(np.asarray, arguments[1:]))
+    assert np.isclose(flow.vanishing_penalty(net, *arguments)[0], omega(W, found), rtol=1e-12)
     expected, h = np.zeros((H, H)), 1e-6
     for i in range(H):
         for j in range(H):
             step = np.zeros((H, H))
             step[i, j] = h
             expected[i, j] = (omega(W + step, found) - omega(W - step, found)) / (2 * h)
+    E_plain, plain = jax.jit(jaxrnn.value_and_grad(net))(*arguments)
     for options in ({}, {"segment": 4}, {"recompute": True}):
         run = jax.jit(
-            lambda weight, options=options: jaxrnn.value_and_grad(data.net, **options)(*arguments, vanishing=weight)
+            lambda weight, options=options: jaxrnn.value_and_grad(net, **options)(*arguments, vanishing=weight)
         )
         E, grads = run(3.0)
-        E_plain, plain = jaxrnn.value_and_grad(data.net)(*arguments)
         assert relative_error(E, E_plain) <= 1e-12
         assert relative_error((grads.layers[0].W - plain.layers[0].W) / 3, expected) <= 1e-7
         assert relative_error(grads._replace(layers=()), plain._replace(layers=())) <= 1e-12
@@ -73,14 +72,15 @@ def test_the_gradient_of_omega_is_its_immediate_derivative():
 
 
 def test_omega_counts_unmasked_steps_only():
-    data = Data(jaxrnn.Elman, 2, False, "mask")
-    params, inputs, targets, _, _, mask, _ = data.arguments()
-    arguments = params, inputs, targets, None, None, mask
-    whole = flow.vanishing_penalty(data.net, *arguments)
-    garbled = flow.vanishing_penalty(data.net, params, jnp.where(mask[..., None], inputs, jnp.nan), *arguments[2:])
+    problem = Problem(depth=2, masked=True)
+    net, given = problem.net, problem.arguments()
+    arguments = given[:6]
+    there = jnp.where(given.mask[..., None], given.inputs, jnp.nan)
+    penalty = jax.jit(lambda *a: flow.vanishing_penalty(net, *a))
+    whole, garbled = penalty(*arguments), penalty(*given._replace(inputs=there)[:6])
     assert relative_error(garbled, whole) <= 1e-12
     assert all(0 < float(value) < 10 for value in whole)
-    _, grads = jaxrnn.value_and_grad(data.net)(*arguments, vanishing=1.0)
+    _, grads = jax.jit(functools.partial(jaxrnn.value_and_grad(net), vanishing=1.0))(*arguments)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
 
 
@@ -110,19 +110,19 @@ def test_descending_omega_keeps_the_gradient():
 
 @pytest.mark.parametrize("options", [{}, {"segment": 4}, {"recompute": True}], ids=str)
 def test_clipping_inside_the_reverse_scan(options):
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    x, y = np.asarray(data.inputs), np.asarray(data.targets)
-    sizes = [np.linalg.norm(row[3]) for rows in sweep(data.params, x, y)[1] for row in rows]
+    net, arguments = Problem().net, Problem().arguments()[:3]
+    x, y = map(np.asarray, arguments[1:])
+    sizes = [np.linalg.norm(row[3]) for rows in sweep(arguments[0], x, y)[1] for row in rows]
     clip = float(np.median(sizes))
-    _, found = sweep(data.params, x, y, clip)
+    _, found = sweep(arguments[0], x, y, clip)
     dW = sum(np.outer(delta, before) for rows in found for before, _, delta, _, _ in rows)
     dU = sum(np.outer(delta, seen) for rows in found for _, _, delta, _, seen in rows)
-    _, grads = jaxrnn.value_and_grad(data.net, clip=clip, **options)(data.params, data.inputs, data.targets)
+    gradient = lambda **more: jax.jit(jaxrnn.value_and_grad(net, **options, **more))(*arguments)[1]
+    grads = gradient(clip=clip)
     assert relative_error(grads.layers[0].W, dW) <= 1e-12
     assert relative_error(grads.layers[0].U, dU) <= 1e-12
-    _, plain = jaxrnn.value_and_grad(data.net, **options)(data.params, data.inputs, data.targets)
-    _, loose = jaxrnn.value_and_grad(data.net, clip=10.0, **options)(data.params, data.inputs, data.targets)
-    assert relative_error(loose, plain) <= 1e-12
+    plain = gradient()
+    assert relative_error(gradient(clip=10.0), plain) <= 1e-12
     assert relative_error(grads, plain) > 1e-2
 
 
@@ -132,14 +132,6 @@ def test_clipping_of_an_exploding_gradient():
     data = jax.random.normal(jax.random.key(1), (60, 2, 3)), jnp.zeros((60, 2), int)
     (_, flows), _ = jaxrnn.value_and_grad(net, clip=0.01, return_flow=True)(params, *data)
     assert float(flows[0].adjoint.max()) <= 0.01 * np.sqrt(2) * (1 + 1e-12)
-
-
-def test_a_sparse_matrix_has_so_many_entries_in_every_row():
-    W = np.asarray(recurrent("sparse", 0.95, jax.random.key(0), 50, jnp.float64))
-    assert np.all((W != 0).sum(1) == CONNECTIONS)
-    assert np.isclose(spectral_radius(jnp.asarray(W)), 0.95, rtol=1e-6)
-    assert len({tuple(np.flatnonzero(row)) for row in W}) == 50
-    assert np.isfinite(np.asarray(recurrent("sparse", 0.95, jax.random.key(0), 4, jnp.float64))).all()
 
 
 @pytest.mark.parametrize(
@@ -154,6 +146,6 @@ def test_a_sparse_matrix_has_so_many_entries_in_every_row():
     ],
 )
 def test_wrong_input(call, message):
-    data = Data(jaxrnn.GRU, 1, False, "plain")
+    problem = Problem(jaxrnn.GRU)
     with pytest.raises((ValueError, TypeError), match=message):
-        call(data.net, (data.params, data.inputs, data.targets))
+        call(problem.net, problem.arguments()[:3])

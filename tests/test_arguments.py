@@ -183,20 +183,22 @@ def test_shapes_are_checked_under_jit_too(wrong):
         jax.jit(value_and_grad(net))(**{"params": params, "inputs": floats, "targets": labels} | wrong)
 
 
-@pytest.mark.parametrize("inputs", [floats, tokens, tokens.astype(np.uint8), tokens.tolist()])
-@pytest.mark.parametrize(
-    ("objective", "targets"),
-    [
-        (softmax_cross_entropy, labels),
-        (softmax_cross_entropy, labels.tolist()),
-        (softmax_cross_entropy, numbers),
-        (squared_error, numbers.astype(int)),
-        (jaxrnn.sigmoid_cross_entropy, numbers > 0),
-    ],
-    ids=["labels", "a list", "probabilities", "integers", "bools"],
-)
-def test_what_is_right_raises_nothing(objective, targets, inputs):
+TARGETS = {
+    "labels": (softmax_cross_entropy, labels),
+    "a list": (softmax_cross_entropy, labels.tolist()),
+    "probabilities": (softmax_cross_entropy, numbers),
+    "integers": (squared_error, numbers.astype(int)),
+    "bools": (jaxrnn.sigmoid_cross_entropy, numbers > 0),
+}
+RIGHT = [(floats, name) for name in TARGETS] + [
+    (x, "labels") for x in (tokens, tokens.astype(np.uint8), tokens.tolist())
+]
+
+
+@pytest.mark.parametrize(("inputs", "name"), RIGHT)
+def test_what_is_right_raises_nothing(name, inputs):
     """The arguments that the tables spoil one at a time, NumPy arrays and lists, with integer weights and a state."""
+    objective, targets = TARGETS[name]
     right = Network(net.layers, readout, objective)
     E, _ = value_and_grad(right, 2)(params, inputs, targets, np.ones((T, B), int), (state, state))
     assert jnp.isfinite(E)

@@ -1,6 +1,7 @@
 """Gradients forward in time: RTRL is BPTT, and its relatives are what their papers say, by loops in NumPy."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,68 +9,89 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from oracles import relative_error
-from test_breaks import CELLS, Data
+from pairwise import label, pairwise
+from problems import CELLS, Problem, autodiff
+from user_cells import Turned
 
 import jaxrnn
 from jaxrnn import online
-from jaxrnn.layer.associative import flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-10
-RELU = lambda D, H: jaxrnn.Elman(D, H, "relu")
 T, B, D, H, V = 9, 3, 4, 5, 6
 
 
-def arguments(data):
-    params, inputs, targets, weights, _, mask, reset = data.arguments()
-    return (params, inputs, targets, weights), {"mask": mask, "reset": reset}
+def problem(Cell, broken=False, tokens=False):
+    return Problem(CELLS[Cell], tokens=tokens, weighted=True, masked=broken, reset=broken)
 
 
-@pytest.mark.parametrize("Cell", [*CELLS, RELU])
-@pytest.mark.parametrize(("breaks", "tokens"), [("plain", True), ("both", False)])
-def test_rtrl_is_bptt_and_both_are_autodiff(Cell, breaks, tokens):
-    data = Data(Cell, 1, tokens, breaks)
-    positional, named = arguments(data)
-    (E, carry), grads = jax.jit(online.value_and_grad(data.net))(*positional, **named)
-    expected = jax.jit(jax.value_and_grad(lambda *a: data.net.loss(*a, **named)))(*positional)
-    assert relative_error((E, grads), expected) <= EXACT
-    assert relative_error((E, grads), jax.jit(jaxrnn.value_and_grad(data.net))(*positional, **named)) <= EXACT
-    final = data.net.apply(data.params, data.inputs, mask=data.mask, reset=data.reset)[1][0]
-    assert relative_error(carry.state, final) <= EXACT
+def run_of(given, method="rtrl"):
+    """Returns the function of params, inputs, targets, weights, carry, mask, reset."""
+    return jitted(given.net, method)
 
 
-@pytest.mark.parametrize("method", online.METHODS)
-@pytest.mark.parametrize("Cell", [jaxrnn.Elman, jaxrnn.LSTM])
-def test_step_by_step_is_all_at_once(method, Cell):
-    data = Data(Cell, 1, False, "both")
-    (params, *arrays), named = arguments(data)
-    run = jax.jit(online.value_and_grad(data.net, method))
-    (E, carry), grads = run(params, *arrays, **named)
+@functools.cache
+def jitted(net, method):
+    return jax.jit(online.value_and_grad(net, method))
+
+
+def whole(given):
+    """Returns what that function takes, with no carry."""
+    params, inputs, targets, weights, _, mask, reset, _ = given.arguments()
+    return params, inputs, targets, weights, None, mask, reset
+
+
+ROWS = pairwise(
+    {
+        "Cell": tuple(CELLS),
+        "tokens": (False, True),
+        "weighted": (True, False),
+        "masked": (False, True),
+        "reset": (False, True),
+        "objective": ("labels", "squared"),
+    }
+)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=map(label, ROWS))
+def test_rtrl_is_autodiff(row):
+    given = Problem(**row | {"Cell": CELLS[row["Cell"]]})
+    (E, carry), grads = run_of(given)(*whole(given))
+    (expected, (final,)), truth = autodiff(given)
+    assert relative_error((E, carry.state, grads), (expected, final, truth)) <= EXACT
+
+
+@pytest.mark.parametrize(
+    ("Cell", "method"), [("Elman", "rtrl"), ("LSTM", "rtrl"), ("Elman", "snap1"), ("LSTM", "snap1"), ("LSTM", "rflo")]
+)
+def test_step_by_step_is_all_at_once(Cell, method):
+    given = problem(Cell, broken=True)
+    params, *arrays = whole(given)
+    (E, carry), grads = run_of(given, method)(params, *arrays)
     total, now = None, None
     for t in range(T):
-        of_step = [array[t : t + 1] for array in arrays]
-        (loss, now), found = run(
-            params, *of_step, carry=now, **{name: flags[t : t + 1] for name, flags in named.items()}
-        )
+        x, y, w, _, mask, reset = (None if array is None else array[t : t + 1] for array in arrays)
+        (loss, now), found = run_of(given, method)(params, x, y, w, now, mask, reset)
         total = (loss, found) if total is None else jax.tree.map(jnp.add, total, (loss, found))
     assert relative_error((total, now), ((E, grads), carry)) <= 1e-12
 
 
 def test_one_sequence_and_several_batch_axes():
-    data = Data(jaxrnn.GRU, 1, False, "plain")
+    given = problem("GRU")
+    params, *arrays = whole(given)[:4]
     for method in online.METHODS:
-        run = jax.jit(online.value_and_grad(data.net, method))
-        _, whole = run(data.params, data.inputs, data.targets, data.weights)
-        _, nested = run(data.params, *(a[:, :, None] for a in (data.inputs, data.targets, data.weights)))
-        each = [run(data.params, *(a[:, b] for a in (data.inputs, data.targets, data.weights)))[1] for b in range(B)]
-        assert relative_error(nested, whole) <= 1e-12
-        assert relative_error(jax.tree.map(lambda *leaves: sum(leaves), *each), whole) <= 1e-12
+        run = run_of(given, method)
+        _, batch = run(params, *arrays)
+        _, nested = run(params, *(a[:, :, None] for a in arrays))
+        each = [run(params, *(a[:, b] for a in arrays))[1] for b in range(B)]
+        assert relative_error(nested, batch) <= 1e-12
+        assert relative_error(jax.tree.map(lambda *leaves: sum(leaves), *each), batch) <= 1e-12
 
 
 def eligibilities(data, itself):
     """SnAp-1 of an Elman cell, weight by weight: e_t = (1 - s_t^2) (itself W[i, i] e_{t-1} + what the weight sees)."""
     (U, W, b), (V_, c) = jax.tree.map(np.asarray, (data.params.layers[0], data.params.readout))
-    x, y, w = (np.asarray(array) for array in (data.inputs, data.targets, data.weights))
+    x, y, w = map(np.asarray, data[1:4])
     dU, dW, db = np.zeros_like(U), np.zeros_like(W), np.zeros_like(b)
     for n in range(B):
         s, eU, eW, eb = np.zeros(H), np.zeros_like(U), np.zeros_like(W), np.zeros_like(b)
@@ -89,25 +111,24 @@ def eligibilities(data, itself):
 
 @pytest.mark.parametrize(("method", "itself"), [("snap1", 1.0), ("rflo", 0.0)])
 def test_the_cheaper_ones_by_their_definitions(method, itself):
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    _, grads = online.value_and_grad(data.net, method)(data.params, data.inputs, data.targets, data.weights)
-    assert relative_error(tuple(grads.layers[0]), eligibilities(data, itself)) <= EXACT
+    given = problem("Elman")
+    _, grads = run_of(given, method)(*whole(given))
+    assert relative_error(tuple(grads.layers[0]), eligibilities(given.arguments(), itself)) <= EXACT
 
 
-@pytest.mark.parametrize("Cell", [jaxrnn.Elman, jaxrnn.GRU, jaxrnn.LSTM])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM"])
 def test_snap1_is_exact_where_units_do_not_see_one_another(Cell):
-    data = Data(Cell, 1, True, "both")
-    layer = data.params.layers[0]
-    W = jnp.where(jnp.tile(jnp.eye(H, dtype=bool), (layer.W.shape[0] // H, 1)), layer.W, 0)
-    data.params = data.params._replace(layers=(layer._replace(W=W),))
-    positional, named = arguments(data)
-    exact = jax.grad(data.net.loss)(*positional, **named).layers[0]
-    _, grads = online.value_and_grad(data.net, "snap1")(*positional, **named)
-    assert relative_error(grads.layers[0], exact) <= EXACT  # of W the entries that are zero included
-    data.params = data.params._replace(layers=(layer._replace(W=0 * W),))
-    positional, named = arguments(data)
-    _, direct = online.value_and_grad(data.net, "rflo")(*positional, **named)
-    assert relative_error(direct.layers[0], jax.grad(data.net.loss)(*positional, **named).layers[0]) <= EXACT
+    """And RFLO where there is no recurrent weight at all."""
+    given = problem(Cell, broken=True, tokens=True)
+    net, arguments = given.net, given.arguments()
+    layer = arguments.params.layers[0]
+    blocks = np.tile(np.eye(H, dtype=bool), (layer.W.shape[0] // H, 1))
+    truth = jax.jit(jax.grad(net.loss))
+    for method, W in (("snap1", jnp.where(blocks, layer.W, 0)), ("rflo", 0 * layer.W)):
+        params = arguments.params._replace(layers=(layer._replace(W=W),))
+        _, grads = run_of(given, method)(params, *whole(given)[1:])
+        exact = truth(*arguments._replace(params=params))
+        assert relative_error(grads.layers[0], exact.layers[0]) <= EXACT  # of W the entries that are zero included
 
 
 def cut_jacobian(cell, layer, state, x, J, method):
@@ -127,50 +148,57 @@ def cut_jacobian(cell, layer, state, x, J, method):
     return np.block([[none, np.diag(o * (1 - np.tanh(m) ** 2) * f)], [none, np.diag(f)]])
 
 
-def by_dense_influence(data, method):
-    """The recurrence P_t = J_t P_{t-1} + d+ s_t/dtheta with all of P and a J_t cut as the method has it, in loops."""
-    cell, layer = data.net.layers[0], data.params.layers[0]
-    theta, unravel = ravel_pytree(layer)
-    like = cell.initial_state((), jnp.float64)
-    n, plain = flatten(like).size, jax.tree.map(np.asarray, layer)
+@functools.cache
+def derivatives(Cell):
+    """Returns compiled functions of (theta, state, x), both flat: s_t, ds_t/dtheta and J_t, and dE_t/ds_t."""
+    cell, params = CELLS[Cell](D, H), problem(Cell).params()
+    _, weights = ravel_pytree(params.layers[0])
+    _, state_of = ravel_pytree(cell.initial_state((), jnp.float64))
 
     def step(theta, state, x):
-        operands = cell.prepare(unravel(theta))
-        return flatten(cell.step(operands, unflatten(state, like), cell.project(operands, x[None])[0]))
+        operands = cell.prepare(weights(theta))
+        return ravel_pytree(cell.step(operands, state_of(state), cell.project(operands, x[None])[0]))[0]
 
     def error(state, y):
-        return jaxrnn.softmax_cross_entropy(data.params.readout.V @ state[:H] + data.params.readout.c, y)
+        return jaxrnn.softmax_cross_entropy(params.readout.V @ state[:H] + params.readout.c, y)
 
-    step, both, g = jax.jit(step), jax.jit(jax.jacfwd(step, (0, 1))), jax.jit(jax.grad(error))
+    return jax.jit(step), jax.jit(jax.jacfwd(step, (0, 1))), jax.jit(jax.grad(error))
+
+
+def by_dense_influence(Cell, given, method):
+    """The recurrence P_t = J_t P_{t-1} + d+ s_t/dtheta with all of P and a J_t cut as the method has it, in loops."""
+    layer, cell = given.params.layers[0], CELLS[Cell](D, H)
+    step, both, g = derivatives(Cell)
+    theta, unravel = ravel_pytree(layer)
+    start, plain = ravel_pytree(cell.initial_state((), jnp.float64))[0], jax.tree.map(np.asarray, layer)
     total = np.zeros(theta.size)
     for b in range(B):
-        state, P = jnp.zeros(n), np.zeros((n, theta.size))
+        state, P = start, np.zeros((start.size, theta.size))
         for t in range(T):
-            if data.reset[t, b]:
-                state, P = jnp.zeros(n), np.zeros_like(P)
-            if data.mask[t, b]:
-                x = data.inputs[t, b]
+            if given.reset[t, b]:
+                state, P = start, np.zeros_like(P)
+            if given.mask[t, b]:
+                x = given.inputs[t, b]
                 immediate, J = map(np.asarray, both(theta, state, x))
                 P = cut_jacobian(cell, plain, np.asarray(state), np.asarray(x), J, method) @ P + immediate
                 state = step(theta, state, x)
-                total += data.weights[t, b] * np.asarray(g(state, data.targets[t, b])) @ P
+                total += given.weights[t, b] * np.asarray(g(state, given.targets[t, b])) @ P
     return unravel(jnp.asarray(total))
 
 
 @pytest.mark.parametrize("method", online.METHODS)
-@pytest.mark.parametrize("Cell", [jaxrnn.GRU, jaxrnn.LSTM])
+@pytest.mark.parametrize("Cell", ["GRU", "LSTM"])
 def test_gated_cells_by_their_definitions(Cell, method):
     """With a W that is full, so that gates and Jacobians of the wrong W do not pass."""
-    data = Data(Cell, 1, False, "both")
-    positional, named = arguments(data)
-    _, grads = jax.jit(online.value_and_grad(data.net, method))(*positional, **named)
-    assert relative_error(grads.layers[0], by_dense_influence(data, method)) <= EXACT
+    given = problem(Cell, broken=True)
+    _, grads = run_of(given, method)(*whole(given))
+    assert relative_error(grads.layers[0], by_dense_influence(Cell, given.arguments(), method)) <= EXACT
 
 
 def test_the_order_of_the_methods():
     """On a network that remembers, exact is exact, and the more is kept the nearer."""
-    data = Data(jaxrnn.GRU, 1, False, "plain")
-    found = online.compare(data.net, data.params, data.inputs, data.targets)
+    given = problem("GRU")
+    found = online.compare(given.net, *given.arguments()[:3])
     assert found.methods["rtrl"].cosine > 1 - 1e-12
     assert abs(found.methods["rtrl"].ratio - 1) < 1e-12
     assert 0.5 < found.methods["rflo"].cosine < 1 - 1e-4
@@ -219,12 +247,12 @@ def test_a_warning_says_what_the_influence_takes():
         ({"learn_state": True}, "rtrl", "must not have learn_state"),
         ({"recurrent_dropout": 0.5}, "rtrl", "must not have recurrent_dropout"),
         ({"layers": (jaxrnn.Elman(4, 5), jaxrnn.Elman(5, 5))}, "rtrl", "one layer"),
-        ({"layers": (CELLS[-1](4, 5),)}, "snap1", "needs a cell with a method own_operands"),
+        ({"layers": (CELLS["user"](4, 5),)}, "snap1", "needs a cell with a method own_operands"),
     ],
     ids=str,
 )
 def test_wrong_networks(change, method, message):
-    net = None if change is None else dataclasses.replace(Data(jaxrnn.Elman).net, **change)
+    net = None if change is None else dataclasses.replace(Problem().net, **change)
     with pytest.raises((ValueError, TypeError), match=message):
         online.value_and_grad(net, method)
 
@@ -249,39 +277,23 @@ WRONG_CARRIES = {
 @pytest.mark.parametrize("name", WRONG_CARRIES)
 def test_wrong_carries(name):
     change, method, message = WRONG_CARRIES[name]
-    data = Data(jaxrnn.GRU, 1, False, "plain")
-    carry = online.Carry(jnp.zeros((B, H)), jnp.zeros((B, H, ravel_pytree(data.params.layers)[0].size)))
+    given = problem("GRU")
+    carry = online.Carry(jnp.zeros((B, H)), jnp.zeros((B, H, ravel_pytree(given.params().layers)[0].size)))
     with pytest.raises((ValueError, TypeError), match=message):
-        online.value_and_grad(data.net, method)(*arguments(data)[0], change(carry))
+        online.value_and_grad(given.net, method)(*whole(given)[:4], change(carry))
 
 
 def test_a_carry_of_another_dtype_is_cast():
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    (params, inputs, targets, weights), _ = arguments(data)
-    run = online.value_and_grad(data.net)
+    given = problem("Elman")
+    params, inputs, targets, weights = whole(given)[:4]
+    run = run_of(given)
     (_, carry), _ = run(params, inputs, targets, weights)
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, inputs))
     (_, after), grads = run(*single, targets, weights, carry)
     assert {leaf.dtype for leaf in jax.tree.leaves((after, grads))} == {jnp.dtype(jnp.float32)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Turned(jaxrnn.Cell):
-    """A cell whose weight has its units along the second axis."""
-
-    def init(self, key, dtype=jnp.float32):
-        return {"U": jax.random.normal(key, (self.inputs, self.hidden), dtype)}
-
-    def step(self, params, state, x):
-        return 0.5 * state + jnp.tanh(x @ params["U"])
-
-    def own_operands(self, operands, weight=1.0):
-        return operands
-
-
 def test_weights_that_do_not_begin_with_units():
-    net = jaxrnn.Network((Turned(4, 5),), jaxrnn.Readout(5, 6), jaxrnn.softmax_cross_entropy)
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    params = net.init(jax.random.key(0), jnp.float64)
+    given = Problem(Turned)
     with pytest.raises(ValueError, match=r"U'\] must have a first axis that is a multiple of H = 5"):
-        online.value_and_grad(net, "snap1")(params, data.inputs, data.targets)
+        online.value_and_grad(given.net, "snap1")(*given.arguments()[:3])

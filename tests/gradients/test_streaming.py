@@ -8,78 +8,76 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import relative_error
-from test_breaks import CELLS, D, Data, T, V
+from pairwise import label, pairwise
+from problems import CELLS, Problem, autodiff
+from user_cells import TRACES, Traced
 
 import jaxrnn
 from jaxrnn import Chunk
-from jaxrnn.gradients import streaming
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-12
+T, B, D, V = 9, 3, 4, 6
 
 
-def cut(data, lengths, weighted=True):
-    """The sequence in chunks of these lengths."""
-    _, inputs, targets, weights, _, mask, reset = data.arguments()
-    arrays = inputs, targets, weights if weighted else None, mask, reset
+def cut(given, lengths=(3, 3, 3)):
+    """Yields the sequence in chunks of these lengths, once."""
     edges = [0, *np.cumsum(lengths)]
     assert edges[-1] == T
+    arrays = given.inputs, given.targets, given.weights, given.mask, given.reset
     for first, last in itertools.pairwise(edges):
         yield Chunk(*(None if array is None else array[first:last] for array in arrays))
 
 
-def whole(data, weighted=True):
-    params, inputs, targets, weights, state, mask, reset = data.arguments()
-    weights = weights if weighted else None
-    run = jax.value_and_grad(lambda *a: data.net.loss(*a, return_state=True), has_aux=True)
-    return jax.jit(run)(params, inputs, targets, weights, state, mask, reset)
+ROWS = pairwise(
+    {
+        "Cell": tuple(CELLS),
+        "lengths": ((3, 3, 3), (4, 4, 1), (2, 7), (9,)),
+        "recompute": (False, "gates", True),
+        "spilled_to": ("host", "disk"),
+        "depth": (1, 2),
+        "tokens": (False, True),
+        "weighted": (False, True),
+        "stateful": (False, True),
+        "masked": (False, True),
+        "reset": (False, True),
+        "learn_state": (False, True),
+        "residual": (False, True),
+    },
+    lambda row: not (row.get("residual") and row.get("depth") == 1),
+)
 
 
-WAYS = [  # layers, tokens, weighted, and the chunks with what goes with them
-    (1, True, False, [((4, 4, 1), {}), ((9,), {"recompute": True})]),
-    (2, False, True, [((2, 7), {"recompute": "gates"})]),
-]
-
-
-@pytest.mark.parametrize("Cell", CELLS)
-@pytest.mark.parametrize(("layers", "tokens", "weighted", "ways"), WAYS, ids=["tokens", "floats"])
-def test_the_gradient_is_that_of_the_whole(Cell, layers, tokens, weighted, ways, tmp_path):
-    """`cut` is a generator: what comes from it is read once."""
-    data = Data(Cell, layers, tokens, "both")
-    expected = whole(data, weighted)
-    for lengths, options in ways:
-        for directory in (None, tmp_path):
-            run = jaxrnn.value_and_grad_of_chunks(data.net, directory=directory, return_state=True, **options)
-            assert relative_error(run(data.params, cut(data, lengths, weighted), data.state), expected) <= EXACT
+@pytest.mark.parametrize("row", ROWS, ids=map(label, ROWS))
+def test_the_gradient_is_that_of_the_whole(row, tmp_path):
+    choice = dict(row)
+    lengths, recompute, spilled_to = (choice.pop(name) for name in ("lengths", "recompute", "spilled_to"))
+    problem = Problem(CELLS[choice.pop("Cell")], **choice)
+    directory = tmp_path if spilled_to == "disk" else None
+    run = jaxrnn.value_and_grad_of_chunks(problem.net, directory=directory, recompute=recompute, return_state=True)
+    given = problem.arguments()
+    assert relative_error(run(given.params, cut(given, lengths), given.state), autodiff(problem)) <= EXACT
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("breaks", "given"), [("plain", False), ("both", False), ("both", True)])
-def test_what_is_learned_is_reached_through_the_first_chunk_and_through_resets(breaks, given):
-    data = Data(jaxrnn.LSTM, 2, False, breaks)
-    data.net = dataclasses.replace(data.net, residual=True, learn_state=True)
-    params = data.net.init(jax.random.key(0), jnp.float64)
-    data.params = params._replace(state=jax.tree.map(lambda leaf: leaf + 0.3, params.state))
-    data.state = data.state if given else None
-    found = jaxrnn.value_and_grad_of_chunks(data.net, return_state=True)(data.params, cut(data, (3, 3, 3)), data.state)
-    assert relative_error(found, whole(data)) <= EXACT
-    twin = jax.jit(jaxrnn.value_and_grad(data.net, return_state=True))
-    assert relative_error(found, twin(*data.arguments())) <= EXACT
-    assert float(jnp.abs(found[1].state[0].s).max()) > 1e-6
+@pytest.mark.parametrize(("masked", "stateful"), [(False, False), (True, True)])
+def test_what_is_learned_is_reached_through_the_first_chunk_and_through_resets(masked, stateful):
+    problem = Problem(jaxrnn.LSTM, masked=masked, reset=masked, stateful=stateful, weighted=True, learn_state=True)
+    given = problem.arguments()
+    _, grads = jaxrnn.value_and_grad_of_chunks(problem.net)(given.params, cut(given), given.state)
+    assert float(jnp.abs(grads.state[0].s).max()) > 1e-6
 
 
 def test_float32_and_bfloat16(tmp_path):
     """What NumPy has no dtype for comes back from a file as it went there."""
-    data = Data(jaxrnn.Elman, 1, False, "mask")
-    data.params, data.inputs, data.state, data.weights = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32), (data.params, data.inputs, data.state, data.weights)
-    )
-    E, grads = jaxrnn.value_and_grad_of_chunks(data.net)(data.params, cut(data, (3, 3, 3)), data.state)
+    problem = Problem(masked=True, weighted=True, stateful=True)
+    given = problem.arguments(jnp.float32)
+    E, grads = jaxrnn.value_and_grad_of_chunks(problem.net)(given.params, cut(given), given.state)
     assert E.dtype == grads.layers[0].W.dtype == jnp.float32
-    data.inputs = data.inputs.astype(jnp.bfloat16)
+    given = given._replace(inputs=given.inputs.astype(jnp.bfloat16))
     halves, same = (
-        jaxrnn.value_and_grad_of_chunks(data.net, directory=directory, compute_dtype=jnp.bfloat16)(
-            data.params, cut(data, (3, 3, 3)), data.state
+        jaxrnn.value_and_grad_of_chunks(problem.net, directory=directory, compute_dtype=jnp.bfloat16)(
+            given.params, cut(given), given.state
         )
         for directory in (None, tmp_path)
     )
@@ -90,55 +88,55 @@ def test_float32_and_bfloat16(tmp_path):
 
 @pytest.mark.parametrize("spilled_to", ["host", "disk"])
 def test_an_iterator_may_fill_the_same_arrays_again(spilled_to, tmp_path):
-    data = Data(jaxrnn.Elman, 1, False, "both")
+    problem = Problem(masked=True, reset=True, weighted=True, stateful=True)
+    given = problem.arguments()
 
     def refilled():
         arrays = None
-        for chunk in cut(data, (3, 3, 3)):
+        for chunk in cut(given):
             arrays = arrays or jax.tree.map(np.array, chunk)
             for array, values in zip(arrays, chunk, strict=True):
                 array[:] = values
             yield arrays
 
     directory = tmp_path if spilled_to == "disk" else None
-    run = jaxrnn.value_and_grad_of_chunks(data.net, directory=directory, return_state=True)
-    assert relative_error(run(data.params, refilled(), data.state), whole(data)) <= EXACT
+    run = jaxrnn.value_and_grad_of_chunks(problem.net, directory=directory, return_state=True)
+    assert relative_error(run(given.params, refilled(), given.state), autodiff(problem)) <= EXACT
 
 
 def test_files_are_there_while_they_are_needed(tmp_path):
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    seen = []
+    problem = Problem(weighted=True, stateful=True)
+    given, seen = problem.arguments(), []
 
     def watched():
-        for chunk in cut(data, (3, 3, 3)):
+        for chunk in cut(given):
             seen.append(sum(1 for _ in tmp_path.rglob("*.npy")))
             yield chunk
 
-    run = jaxrnn.value_and_grad_of_chunks(data.net, directory=tmp_path)
-    run(data.params, watched(), data.state)
+    run = jaxrnn.value_and_grad_of_chunks(problem.net, directory=tmp_path)
+    run(given.params, watched(), given.state)
     assert seen == [0, 4, 8]  # inputs, targets, weights and the state before
     assert list(tmp_path.iterdir()) == []
 
     def broken():
-        yield from list(cut(data, (3, 3, 3)))[:2]
+        yield from list(cut(given))[:2]
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        run(data.params, broken(), data.state)
+        run(given.params, broken(), given.state)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_compiled_twice(monkeypatch):
-    data = Data(jaxrnn.Elman, 1, False, "plain")
-    net = dataclasses.replace(data.net, readout=dataclasses.replace(data.net.readout, bias=True))
-    traces = []
-    decide = streaming.decide
-    monkeypatch.setattr(streaming, "decide", lambda *a, **b: traces.append(1) or decide(*a, **b))
-    for _ in range(2):
-        run = jaxrnn.value_and_grad_of_chunks(dataclasses.replace(net, layers=(jaxrnn.Elman(4, 5, "relu"),)))
-        for _ in range(2):
-            run(data.params, cut(data, (3, 3, 3)), data.state)
-    assert len(traces) == 1
+def test_nothing_is_compiled_twice():
+    """An equal network, made anew, is traced no more: neither for the next chunks nor for the next sequence."""
+    counts = []
+    for seed in range(3):
+        TRACES.clear()
+        given = Problem(Traced, seed=seed).arguments()
+        jaxrnn.value_and_grad_of_chunks(Problem(Traced, seed=seed).net)(given.params, cut(given))
+        counts.append(len(TRACES))
+    assert counts[0] > 0
+    assert counts[1:] == [0, 0]
 
 
 def test_the_device_holds_one_chunk(tmp_path, monkeypatch):
@@ -168,7 +166,7 @@ def test_the_device_holds_one_chunk(tmp_path, monkeypatch):
 
 
 def plain_chunks():
-    return list(cut(Data(jaxrnn.Elman, 1, False, "plain"), (4, 5)))
+    return list(cut(Problem(weighted=True).arguments(), (4, 5)))
 
 
 def told_at_once(chunk):
@@ -203,9 +201,9 @@ def told_at_once(chunk):
     ],
 )
 def test_wrong_chunks(make, message):
-    data = Data(jaxrnn.Elman, 1, False, "plain")
+    problem = Problem()
     with pytest.raises((ValueError, TypeError), match=message):
-        jaxrnn.value_and_grad_of_chunks(data.net)(data.params, make(), data.state)
+        jaxrnn.value_and_grad_of_chunks(problem.net)(problem.params(), make())
 
 
 @pytest.mark.parametrize(
@@ -222,11 +220,11 @@ def test_wrong_chunks(make, message):
     ids=str,
 )
 def test_wrong_networks_and_options(net, options, message):
-    made = None if net is None else dataclasses.replace(Data(jaxrnn.Elman).net, **net)
+    made = None if net is None else dataclasses.replace(Problem().net, **net)
     with pytest.raises((ValueError, TypeError), match=message):
         jaxrnn.value_and_grad_of_chunks(made, **options)
 
 
 def test_both_directions_need_the_whole():
     with pytest.raises(ValueError, match="bidirectional layers, which need all"):
-        jaxrnn.value_and_grad_of_chunks(Data(jaxrnn.Elman, both_ways=True).net)
+        jaxrnn.value_and_grad_of_chunks(Problem(both_ways=True).net)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import central_difference, double_sum, inner, relative_error, textbook
-from problems import Problem
+from problems import CELLS, Problem
 
 import jaxrnn
 
@@ -20,32 +20,41 @@ def as_textbook(params):
     return tuple(np.asarray(leaf) for leaf in (*params.layers[0], *params.readout))
 
 
-@pytest.mark.parametrize(("T", "B", "H"), [(1, 3, 4), (11, 1, 4), (13, 4, 6)])
-@pytest.mark.parametrize("segment", [1, 4, "auto"])
+def test_the_random_W_does_not_commute_with_its_transpose():
+    """Otherwise W in the place of W^T would pass all of the tests of gradients."""
+    W = np.asarray(Problem().params().layers[0].W)
+    assert relative_error(W.T @ W, W @ W.T) > 0.1
+
+
+@pytest.mark.parametrize(("T", "B", "H", "segment"), [(1, 3, 4, 1), (11, 1, 4, "auto"), (13, 4, 6, 4), (13, 4, 6, 1)])
 def test_numpy_loop(T, B, H, segment):
-    problem = Problem(T=T, batch=(B,), H=(H,))
-    params, (inputs, labels, _, _) = problem.params(), problem.data()
-    E, grads = jax.jit(jaxrnn.value_and_grad(problem.network(), segment))(params, inputs, labels)
-    truth = textbook(as_textbook(params), np.asarray(inputs), np.asarray(labels))
-    assert relative_error((E, as_textbook(grads)), truth) <= EXACT
+    """The loss and all gradients, of three networks and sequences by one program."""
+    run = jax.jit(jaxrnn.value_and_grad(Problem(H=H).net, segment))
+    for seed in range(3):
+        params, inputs, labels, *_ = Problem(T=T, batch=(B,), H=H, seed=seed).arguments()
+        E, grads = run(params, inputs, labels)
+        truth = textbook(as_textbook(params), np.asarray(inputs), np.asarray(labels))
+        assert relative_error((E, as_textbook(grads)), truth) <= EXACT
 
 
 @pytest.mark.parametrize("T", [1, 2, 9])
 def test_double_sum(T):
     """The sweep, and the sum over who errs and who is blamed, are the same dE/dW."""
-    problem = Problem(T=T, batch=(), H=(6,), seed=3)
-    params, (inputs, labels, _, _) = problem.params(), problem.data()
-    _, grads = jax.jit(jaxrnn.value_and_grad(problem.network(), 2))(params, inputs, labels)
+    problem = Problem(T=T, batch=(), H=6, seed=3)
+    params, inputs, labels, *_ = problem.arguments()
+    _, grads = jax.jit(jaxrnn.value_and_grad(problem.net, 2))(params, inputs, labels)
     truth = double_sum(as_textbook(params), np.asarray(inputs), np.asarray(labels))
     assert relative_error(grads.layers[0].W, truth) <= EXACT
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("objective", ["labels", "probabilities", "sigmoid", "squared", "user"])
-def test_central_differences(objective, activation):
+@pytest.mark.parametrize(
+    ("objective", "Cell"),
+    [("labels", "Elman"), ("probabilities", "relu"), ("sigmoid", "GRU"), ("squared", "LSTM"), ("user", "relu")],
+)
+def test_central_differences(objective, Cell):
     """Along random directions of each parameter by itself, through two layers, weights and a state."""
-    problem = Problem(T=6, H=(4, 3), objective=objective, activation=activation, weighted=True, stateful=True)
-    net, params, data = problem.network(), problem.params(), problem.data()
+    problem = Problem(CELLS[Cell], T=6, hidden=(4, 3), objective=objective, weighted=True, stateful=True)
+    net, (params, *data) = problem.net, problem.arguments()
     loss = jax.jit(lambda params: net.loss(params, *data))
     _, grads = jax.jit(jaxrnn.value_and_grad(net, 4))(params, *data)
     random = np.random.default_rng(5)
@@ -66,9 +75,9 @@ def test_central_differences(objective, activation):
 def test_torch(activation):
     """torch.nn.RNN with a linear readout and cross-entropy, two layers, from a given state."""
     torch = pytest.importorskip("torch")
-    problem = Problem(T=11, batch=(3,), H=(5, 5), activation=activation, stateful=True)
-    params, (inputs, labels, _, state) = problem.params(), problem.data()
-    rnn = torch.nn.RNN(3, 5, num_layers=2, nonlinearity=activation, dtype=torch.float64)
+    problem = Problem(CELLS["relu" if activation == "relu" else "Elman"], 2, T=11, V=5, stateful=True)
+    params, inputs, labels, _, state, *_ = problem.arguments()
+    rnn = torch.nn.RNN(4, 5, num_layers=2, nonlinearity=activation, dtype=torch.float64)
     readout = torch.nn.Linear(5, 5, dtype=torch.float64)
     with torch.no_grad():
         for layer, (U, W, b, second_bias) in zip(params.layers, rnn.all_weights, strict=True):
@@ -83,7 +92,7 @@ def test_torch(activation):
     E.backward()
     leaves = [leaf for weights in rnn.all_weights for leaf in weights[:3]] + [readout.weight, readout.bias]
     truth = [E.detach().numpy(), *(leaf.grad.numpy() for leaf in leaves)]
-    function = jaxrnn.value_and_grad(problem.network(), 4, return_state=True)
+    function = jax.jit(jaxrnn.value_and_grad(problem.net, 4, return_state=True))
     (ours, ours_final), grads = function(params, inputs, labels, state=state)
     assert relative_error([ours, *jax.tree.leaves(grads)], truth) <= EXACT
     assert relative_error(jnp.stack(ours_final), final.detach().numpy()) <= EXACT

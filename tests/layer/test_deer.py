@@ -7,70 +7,54 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import relative_error
-from test_breaks import CELLS, Data
+from pairwise import label, pairwise
+from problems import CELLS, Problem
+from programs import loops_of
 
 import jaxrnn
-from jaxrnn.layer import associative
 
 pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-12
-RELU = lambda D, H: jaxrnn.Elman(D, H, "relu")
+
+ROWS = pairwise(
+    {
+        "Cell": tuple(CELLS),
+        "diagonal": (False, True),
+        "backward": ("sequential", "associative"),
+        "tokens": (False, True),
+        "stateful": (False, True),
+        "initial": (False, True),
+        "masked": (False, True),
+        "reset": (False, True),
+    }
+)
 
 
-def problem(Cell, breaks="both", tokens=False, scale=0.5):
-    data = Data(Cell, 1, tokens, breaks)
-    params = jax.tree.map(lambda leaf: scale * leaf, data.params.layers[0])
-    return data.net.layers[0], params, data.inputs, data.state[0], {"mask": data.mask, "reset": data.reset}
+@pytest.mark.parametrize("row", ROWS, ids=map(label, ROWS))
+def test_it_is_the_scan_and_its_gradient(row):
+    """Hidden states and final state, and the derivatives of both to parameters, inputs, state and initial state."""
+    given = {name: row[name] for name in ("tokens", "stateful", "masked", "reset")}
+    problem = Problem(CELLS[row["Cell"]], **given)
+    cell, params, inputs, state = problem.layer()
+    params = jax.tree.map(lambda leaf: leaf / 2, params)
+    initial = jax.tree.map(lambda leaf: leaf + 0.3, cell.initial_state(problem.batch, jnp.float64))
+    wanted = tuple(i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there)
+    probe = np.random.default_rng(1).normal(size=(problem.T, *problem.batch, problem.H))
 
+    def gradient(run, **options):
+        def error(params, state, initial, inputs):
+            hidden, final, *how = run(cell, params, inputs, state, initial=initial, **problem.flags(), **options)
+            E = jnp.sum(probe * hidden) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(final))
+            return E, (hidden, final, how)
 
-def loss_of(run, cell, arrays, options):
-    """A scalar of hidden and final states, as a function of parameters, inputs, state and initial state."""
-    probe = jax.random.normal(jax.random.key(1), (9, 3, 5), jnp.float64)
+        run_all = jax.jit(jax.value_and_grad(error, wanted, has_aux=True))
+        return run_all(params, state, initial if row["initial"] else None, inputs)
 
-    def loss(params, inputs, state, initial):
-        hidden, final, *_ = run(cell, params, inputs, state, initial=initial, **arrays, **options)
-        return jnp.sum(probe * hidden) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(final))
-
-    return loss
-
-
-def grads_of(run, cell, params, inputs, state, arrays, **options):
-    argnums = (0, 2, 3) if jnp.issubdtype(inputs.dtype, jnp.integer) else (0, 1, 2, 3)
-    initial = jax.tree.map(lambda leaf: 0.3 * jnp.cos(leaf), state)
-    return jax.jit(jax.value_and_grad(loss_of(run, cell, arrays, options), argnums))(params, inputs, state, initial)
-
-
-@pytest.mark.parametrize("Cell", [*CELLS, RELU])
-@pytest.mark.parametrize(("breaks", "tokens"), [("plain", False), ("both", True)])
-def test_deer_is_the_scan_and_its_gradient(Cell, breaks, tokens):
-    cell, params, inputs, state, arrays = problem(Cell, breaks, tokens)
-    expected = grads_of(jaxrnn.unroll, cell, params, inputs, state, arrays, gradient="autodiff")
-    for options in ({}, {"diagonal": True}, {"backward": "associative"}):
-        assert relative_error(grads_of(jaxrnn.deer, cell, params, inputs, state, arrays, **options), expected) <= 1e-10
-        hidden, final, how = jaxrnn.deer(cell, params, inputs, state, **arrays, **options)
-        assert how.converged
-        assert relative_error((hidden, final), jaxrnn.unroll(cell, params, inputs, state, **arrays)) <= 1e-11
-
-
-@pytest.mark.parametrize("Cell", CELLS)
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("breaks", "tokens"), [("plain", True), ("both", False)])
-def test_the_reverse_scan_by_halves_is_the_one_step_by_step(Cell, reverse, breaks, tokens):
-    cell, params, inputs, state, arrays = problem(Cell, breaks, tokens, scale=1.0)
-    plain = grads_of(jaxrnn.unroll, cell, params, inputs, state, arrays, reverse=reverse, gradient="autodiff")
-    halves = grads_of(jaxrnn.unroll, cell, params, inputs, state, arrays, reverse=reverse, backward="associative")
-    assert relative_error(halves, plain) <= EXACT
-
-
-def test_linear_recurrences_by_halves():
-    random = np.random.default_rng(0)
-    J, v = random.normal(size=(7, 3, 3)), random.normal(size=(7, 3))
-    for reverse in (False, True):
-        A, b = associative.solve(jnp.asarray(J), jnp.asarray(v), reverse)
-        c = start = random.normal(size=3)
-        for t in reversed(range(7)) if reverse else range(7):
-            c = c @ J[t] + v[t]
-            assert np.allclose(start @ A[t] + b[t], c, rtol=1e-12)
+    (E, (hidden, final, (how,))), grads = gradient(jaxrnn.deer, diagonal=row["diagonal"], backward=row["backward"])
+    (E_scan, (states, last, _)), expected = gradient(jaxrnn.unroll, gradient="autodiff")
+    assert how.converged
+    assert relative_error((hidden, final), (states, last)) <= 1e-11
+    assert relative_error((E, grads), (E_scan, expected)) <= 1e-10
 
 
 def long_problem(cell, T=100, scale=1.0):
@@ -153,18 +137,6 @@ def test_under_vmap_and_for_a_single_step():
     assert relative_error(one[:2], jaxrnn.unroll(cell, params, inputs[:1, 0])) <= EXACT
 
 
-def loops(jaxpr):
-    """The lengths of all scans, wherever they stand but in the branches of a cond."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            found.append(equation.params["length"])
-        if equation.primitive.name != "cond":
-            inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-            found += [length for each in inner if hasattr(each, "eqns") for length in loops(each)]
-    return found
-
-
 def test_no_loop_over_time_is_left():
     cell = jaxrnn.GRU(3, 4)
     params, inputs = long_problem(cell, T=64)
@@ -172,9 +144,9 @@ def test_no_loop_over_time_is_left():
     def loss(params):
         return jnp.sum(jaxrnn.deer(cell, params, inputs, backward="associative")[0])
 
-    assert 64 not in loops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
+    assert 64 not in loops_of(jax.grad(loss), params)
     sequential = jax.grad(lambda params: jnp.sum(jaxrnn.unroll(cell, params, inputs)[0]))
-    assert 64 in loops(jax.make_jaxpr(sequential)(params).jaxpr)
+    assert 64 in loops_of(sequential, params)
 
 
 def test_a_warning_says_what_the_jacobians_take():

@@ -1,0 +1,36 @@
+"""The lengths of segments: what needs the least memory, tried one by one."""
+
+import pytest
+
+from jaxrnn.layer.segments import balanced_lengths, nearby_divisor, segment_length
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_balanced_lengths_need_the_least(levels):
+    """No other lengths of as many levels need a tenth less."""
+    steps, state, step = 720, 3, 8
+
+    def needed(lengths):
+        edges = sum(-(-above // length) for above, length in zip((steps, *lengths[:-1]), lengths, strict=True))
+        return edges * state + lengths[-1] * step
+
+    def all_lengths(above, levels):
+        if levels == 0:
+            return [()]
+        return [(K, *rest) for K in range(1, above + 1) if above % K == 0 for rest in all_lengths(K, levels - 1)]
+
+    least = min(map(needed, all_lengths(steps, levels)))
+    assert needed(balanced_lengths(steps, state, step, levels)) <= 1.1 * least
+
+
+@pytest.mark.parametrize(("steps", "K", "expected"), [(12, 5, 4), (12, 12, 12), (13, 7, 7), (100, 30, 25)])
+def test_a_divisor_is_taken_where_one_is_near(steps, K, expected):
+    assert nearby_divisor(steps, K) == expected
+
+
+def test_a_segment_asked_for_is_cut_to_the_sequence_and_auto_leaves_a_short_one_whole():
+    assert segment_length(5, 3, 1, 8) == 3
+    assert segment_length(2, 3, 1, 8) == 2
+    assert segment_length("auto", 1000, 1, 8) == 1000
+    assert segment_length("auto", 1000, 1, 8, whole_bytes=0) == 1000
+    assert segment_length("auto", 1000, 1000, 2**20) == 8  # 8 MB, what stays in cache

@@ -1,0 +1,43 @@
+"""What a function is compiled to: its loops, and the memory that it takes."""
+
+import jax
+import jax.numpy as jnp
+
+import jaxrnn
+
+# What a user compiles with: without the flags by which conftest.py makes the compiler hurry.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+
+
+def loops(jaxpr):
+    """Returns the lengths of all scans, wherever they stand but in the branches of a cond."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan":
+            found.append(equation.params["length"])
+        if equation.primitive.name != "cond":
+            inner = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+            found += [length for each in inner if hasattr(each, "eqns") for length in loops(each)]
+    return found
+
+
+def loops_of(function, *arguments):
+    """Returns the lengths of all scans of a function."""
+    return loops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def compiled_bytes(net, inputs, masked=False, **options):
+    """Returns the temporary memory of a loss and its gradient in bytes, as the compiler says it.
+
+    Args:
+        net: the network.
+        inputs: their shape, as a `jax.ShapeDtypeStruct`.
+        masked: whether there is a mask.
+        options: of `jaxrnn.value_and_grad`.
+    """
+    params = jax.eval_shape(net.init, jax.random.key(0))
+    targets = jax.ShapeDtypeStruct(inputs.shape[:2], jnp.int32)
+    mask = jax.ShapeDtypeStruct(inputs.shape[:2], bool) if masked else None
+    function = jaxrnn.value_and_grad(net, **options)
+    lowered = jax.jit(lambda p, x, y, m: function(p, x, y, mask=m)).lower(params, inputs, targets, mask)
+    return lowered.compile(compiler_options=OPTIMISED).memory_analysis().temp_size_in_bytes
