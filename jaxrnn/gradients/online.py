@@ -72,7 +72,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     Menick et al. (2021), "Practical real time recurrent learning with a sparse approximation"; Murray (2019), "Local
     online learning in recurrent networks with random feedback".
 
-    >>> import jax, jaxrnn, jaxrnn.online
+    >>> import jax, jaxrnn
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
     >>> params = net.init(jax.random.key(0))
     >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
@@ -186,7 +186,7 @@ def compare(net: Network, params: NetworkParams, inputs: Array, targets: Array, 
     Raises:
         TypeError, ValueError: as for `value_and_grad`.
 
-    >>> import jax, jaxrnn, jaxrnn.online
+    >>> import jax, jaxrnn
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
     >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
     >>> report = jaxrnn.online.compare(net, net.init(jax.random.key(0)), tokens[:-1], tokens[1:])

@@ -39,7 +39,7 @@ class Plan:
     """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory.
 
     Fields:
-        steps: T, or as many of its steps as are held at a time.
+        steps: T, or for a truncation as many of its steps as are held at a time.
         recompute: "none", "gates" or "states", see `jaxrnn.value_and_grad`.
         groups: of layers, bottom first; the last of them takes readout and loss along.
         state_bytes: what is kept from the forward pass: states (and gates), or those at the edges of segments.
