@@ -52,7 +52,7 @@ def terms(norms: np.ndarray, weight: str = "W") -> Figure:
 
 
 def delta_norms(flow: Sequence[StepNorms]) -> Figure:
-    """Draws |delta_t| and |dE/ds_t| through time, for every layer, as `value_and_grad(..., return_flow=True)` has them."""
+    """Draws |delta_t| and |dE/ds_t| through time, for every layer, from `value_and_grad(..., return_flow=True)`."""
     figure = empty_figure(8, 4.2)
     _delta_norms(figure.subplots(), flow)
     return figure
