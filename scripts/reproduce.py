@@ -32,7 +32,7 @@ AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
 
 
 class Reproduction(NamedTuple):
-    """An experiment, and the published figure beside which it stands."""
+    """Describes an experiment, and the published figure beside which it stands."""
 
     title: str
     published: str  # figures and their sources

@@ -31,7 +31,7 @@ COLOURS = {"Carried": "#33658a", "Window": "#d1603d", "Tail": "#5b8c5a"}
 
 
 def trained(cell: str, hidden: int, content: text.Text, steps: int, updates: int) -> tuple[jaxrnn.Network, Any, Any]:
-    """A network after some updates, and the state that it carries on."""
+    """Returns a network after some updates, and the state that it carries on."""
     V = len(content.vocabulary)
     scale = {"input_scale": 2 * V**0.5} if cell == "elman" else {}
     net = jaxrnn.Network((CELLS[cell](V, hidden, **scale),), jaxrnn.Readout(hidden, V), jaxrnn.softmax_cross_entropy)
@@ -50,7 +50,7 @@ def trained(cell: str, hidden: int, content: text.Text, steps: int, updates: int
 def gradients(
     net: jaxrnn.Network, params: Any, state: Any, chunks: list[Any], truncate: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient of every chunk, all parameters [N, P] and W alone [N, H * H]; the state is carried on."""
+    """Returns the gradient of every chunk, all parameters [N, P] and W alone [N, H * H]; the state is carried on."""
     run = jax.jit(jaxrnn.value_and_grad(net, truncate=truncate, return_state=True))
     everything, recurrent = [], []
     for chunk in chunks:

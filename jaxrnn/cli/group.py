@@ -11,10 +11,10 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class Group(click.Group):
-    """A group whose commands tell a user's errors in a line, with exit code 2."""
+    """Prints a user's errors as one line, without a traceback, with exit code 2."""
 
     def invoke(self, context: click.Context) -> Any:
-        """Run a command; what the library says about its arguments is all that is printed."""
+        """Runs a command; of a wrong argument, prints only what the library says about it."""
         try:
             return super().invoke(context)
         except (ValueError, TypeError) as error:

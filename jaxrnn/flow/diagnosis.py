@@ -25,7 +25,7 @@ MANY = 0.5  # a share of saturated units, or of gates, that deserves a word
 
 
 class Diagnosis(NamedTuple):
-    """What was found of one layer; flow is of all of them."""
+    """Holds what was found of one layer; `flow` and `saturation` are of all layers."""
 
     layer: int
     cell: Cell
@@ -43,18 +43,18 @@ class Diagnosis(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Returns T."""
         return self.adjoints.shape[1]
 
     @property
     def verdict(self) -> str:
-        """What becomes of a gradient on its way back over T steps: "exploding", "vanishing" or "healthy"."""
+        """Tells what becomes of a gradient on its way back over T steps: "exploding", "vanishing" or "healthy"."""
         if not np.all(np.isfinite(self.adjoints)) or np.nanmax(self.profile) > EXPLODING:
             return "exploding"
         return "vanishing" if float(self.one_percent.mean) < self.steps / 4 else "healthy"
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All figures by name, as for `numpy.savez`."""
+        """Returns all figures by name, as for `numpy.savez`."""
         named: dict[str, Any] = {
             "adjoints": self.adjoints,
             "terms": self.terms,
@@ -79,7 +79,7 @@ class Diagnosis(NamedTuple):
 def diagnose(
     net: Network, params: NetworkParams, inputs: Any, targets: Any, *, key: Array, layer: int = -1, **options: Any
 ) -> Diagnosis:
-    """All of `jaxrnn.flow` for a network and a batch; printed, it is a diagnosis in words.
+    """Computes all of `jaxrnn.flow` for a network and a batch; printed, it is a diagnosis in words.
 
     Args:
         net, params, inputs, targets: as for `jaxrnn.value_and_grad`, inputs [T, B, ...] with T from 20 to 2,000.
@@ -129,7 +129,7 @@ def diagnose(
 
 
 def lag_profile(norms: np.ndarray) -> np.ndarray:
-    """For every lag i the geometric mean over t of norms[t, t - i] / norms[t, t], [T]; NaN where there is none."""
+    """Computes for every lag i the geometric mean over t of norms[t, t - i] / norms[t, t], [T]; NaN for none."""
     rows, T = norms.shape
     profile = np.full(T, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -145,7 +145,7 @@ def lag_profile(norms: np.ndarray) -> np.ndarray:
 
 
 def _recurrent(weights: Any) -> tuple[str, Any]:
-    """W, or what comes first of a cell that has none."""
+    """Returns the name and the terms of W, or of the first weight of a cell that has no W."""
     if hasattr(weights, "W"):
         return "W", weights.W
     path, leaf = jax.tree.leaves_with_path(weights)[0]
@@ -216,7 +216,7 @@ def _reach(horizon: Horizon) -> str:
 
 
 def _rate(profile: np.ndarray) -> float:
-    """The slope of the logarithm of the profile per lag, by least squares, down to a millionth."""
+    """Computes the slope of the logarithm of the profile per lag, by least squares, down to a millionth."""
     lags = np.arange(len(profile))
     seen = np.isfinite(profile) & (profile > 1e-6)
     return float(np.polyfit(lags[seen], np.log(profile[seen]), 1)[0]) if seen.sum() > 1 else -np.inf

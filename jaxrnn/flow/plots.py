@@ -38,7 +38,7 @@ def add_colour_bar(axes: Axes, image: Any, label: str) -> None:
 
 
 def terms(norms: np.ndarray, weight: str = "W") -> Figure:
-    """The double sum as a picture: the norm of every term (t, k), and beside it how it falls with the lag t - k.
+    """Draws the double sum: the norm of every term (t, k), and beside it how it falls with the lag t - k.
 
     Args:
         norms: [T, T], zero above the diagonal, as `jaxrnn.flow.terms` gives them for one weight.
@@ -52,14 +52,14 @@ def terms(norms: np.ndarray, weight: str = "W") -> Figure:
 
 
 def delta_norms(flow: Sequence[StepNorms]) -> Figure:
-    """|delta_t| and |dE/ds_t| through time, for every layer, as `value_and_grad(..., return_flow=True)` gives them."""
+    """Draws |delta_t| and |dE/ds_t| through time, for every layer, from `value_and_grad(..., return_flow=True)`."""
     figure = empty_figure(8, 4.2)
     _delta_norms(figure.subplots(), flow)
     return figure
 
 
 def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
-    """Singular values of ds_T/ds_{T-i} against the lag i: the largest, the smallest, and quantiles between.
+    """Draws singular values of ds_T/ds_{T-i} against the lag i: the largest, the smallest, and quantiles between.
 
     Args:
         singular_values: [L + 1, n], largest first.
@@ -70,14 +70,14 @@ def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
 
 
 def lyapunov_spectrum(exponents: np.ndarray, error: np.ndarray) -> Figure:
-    """The exponents [m] in order, with their standard errors; above zero small changes grow."""
+    """Draws the exponents [m] in order, with their standard errors; above zero small changes grow."""
     figure = empty_figure(8, 4.2)
     _lyapunov(figure.subplots(), exponents, error)
     return figure
 
 
 def gradient_flow(diagnosis: Diagnosis, title: str = "Gradient flow") -> Figure:
-    """One page: the terms of the double sum, the lag profile, norms through time, Jacobians, Lyapunov exponents."""
+    """Draws one page: terms of the double sum, lag profile, norms through time, Jacobians, Lyapunov exponents."""
     d = diagnosis
     figure = empty_figure(13, 11)
     figure.suptitle(f"{title}: {d.verdict}", fontsize=13, fontweight="bold")

@@ -28,7 +28,7 @@ HELD_OUT = (5, 200)  # batches of sequences that validate a task without a data 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task(abc.ABC):
-    """A task, made from the settings that all tasks share; each reads those that it needs.
+    """Gives sequences to learn from; made from the settings that all tasks share, of which each reads what it needs.
 
     To add one, write a subclass in a file of its own and name it in `jaxrnn.tasks.registry`.
 
@@ -140,7 +140,7 @@ class Task(abc.ABC):
 
 
 class EndlessTask(Task):
-    """A task whose sequences are drawn: fresh ones at every step, judged by a thousand others."""
+    """Draws its sequences: fresh ones at every step, and a thousand others that validate."""
 
     @abc.abstractmethod
     def draw(self, key: chex.PRNGKey, size: int) -> Sequences:

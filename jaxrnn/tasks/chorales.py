@@ -170,7 +170,7 @@ def _chances(net: Network, params: NetworkParams, inputs: Any, state: Any) -> tu
 
 
 class Chorales(Task):
-    """The collection in a file: a new order in every epoch, errors in nats per step, summed over the 88 notes.
+    """Takes the collection in a file: a new order in every epoch, errors in nats per step, summed over the 88 notes.
 
     The published figures are means over all real steps of all sequences; to average over padding as well makes them
     look far better than they are.

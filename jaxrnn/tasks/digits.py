@@ -43,7 +43,7 @@ def load(permutation: int | None = None) -> tuple[Sequences, Sequences]:
 
 
 class Digits(Task):
-    """The pixels row by row; in every epoch a new order, the last digits left out that do not fill a batch."""
+    """Shows the pixels row by row; in every epoch a new order, the last digits left out that do not fill a batch."""
 
     name = "digits"
     objective = staticmethod(softmax_cross_entropy)
@@ -51,14 +51,8 @@ class Digits(Task):
     inputs, outputs = 1, CLASSES
     last_step = classes = True
     baselines: ClassVar = {"chance": math.log(CLASSES)}  # nine of ten answers are wrong
-    recipe: ClassVar = {
-        "hidden": 128,
-        "input_scale": 1.0,
-        "recurrent_scale": 1.0,
-        "batch": 64,
-        "rate": 1e-3,
-        "steps": 3000,
-    }
+    recipe: ClassVar = {"hidden": 128, "input_scale": 1.0, "recurrent_scale": 1.0, "batch": 64, "rate": 1e-3,
+                        "steps": 3000}  # fmt: skip
     permutation: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
@@ -85,7 +79,7 @@ class Digits(Task):
 
 
 class PermutedDigits(Digits):
-    """The pixels in one order drawn at random."""
+    """Shows the pixels in one order drawn at random."""
 
     name = "permuted-digits"
     permutation = 0

@@ -1,4 +1,4 @@
-"""What sequences are: one batch of them."""
+"""One batch of sequences, as tasks give them and training takes them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Sequences(NamedTuple):
-    """One batch of sequences."""
+    """Holds one batch of sequences."""
 
     inputs: Any  # [T, B, D], or tokens [T, B]
     targets: Any  # [T, B, ...]; of a task with one answer for a sequence [B, ...]

@@ -27,7 +27,7 @@ TRAIN_FRACTION = 0.9
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Text:
-    """A text cut in order into a training and a validation part, as tokens.
+    """Holds a text cut in order into a training and a validation part, as tokens.
 
     Fields:
         vocabulary: the characters of the training part in order of code point, then U+FFFD for all others.

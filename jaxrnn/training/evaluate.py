@@ -16,7 +16,7 @@ from jaxrnn.tasks.sequences import Sequences
 
 
 class Metrics(NamedTuple):
-    """How good parameters are on some batches."""
+    """Says how good parameters are on some batches."""
 
     loss: float  # the mean error of a step, or of a sequence with one answer
     error_rate: float | None  # the share of wrong answers, of a task with classes

@@ -26,7 +26,7 @@ from jaxrnn.training.settings import CELLS, Settings
 
 
 class Experiment(NamedTuple):
-    """What settings and data make."""
+    """Holds what settings and data make."""
 
     settings: Settings
     task: Task

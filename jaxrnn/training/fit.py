@@ -21,7 +21,7 @@ Log = Callable[[dict[str, Any]], None]
 
 
 class Outcome(NamedTuple):
-    """How `fit` ended."""
+    """Says how `fit` ended."""
 
     train: TrainState
     interrupted: bool

@@ -15,7 +15,7 @@ SETTINGS, METRICS = "settings.json", "metrics.jsonl"
 
 
 class Run:
-    """A folder with settings.json, metrics.jsonl, and the checkpoints `latest` and `best`."""
+    """Reads and writes a folder with settings.json, metrics.jsonl, and the checkpoints `latest` and `best`."""
 
     def __init__(self, path: pathlib.Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record  # the record is what settings.json holds

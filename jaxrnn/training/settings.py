@@ -48,7 +48,7 @@ def _by_task(attribute: Literal["data_is", "length_is"]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a run, and with the data and the machine, its every bit."""
+    """Decides a run, and with the data and the machine, its every bit."""
 
     task: str = _setting("text", "Choose what to learn.", choices=TASKS)
     data: str | None = _setting(None, f"Read the data from here: {_by_task('data_is')}.")

@@ -21,7 +21,7 @@ Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Ar
 
 
 class TrainState(NamedTuple):
-    """All that training goes on from."""
+    """Holds all that training goes on from."""
 
     params: NetworkParams
     optimizer_state: optax.OptState
@@ -57,7 +57,7 @@ def adam(
 
 
 class AveragingState(NamedTuple):
-    """The state of an optimizer that averages parameters."""
+    """Holds the state of an optimizer that averages parameters."""
 
     inner: optax.OptState
     average: NetworkParams

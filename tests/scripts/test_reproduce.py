@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import jaxrnn
 
 PATH = pathlib.Path(__file__).parents[2] / "scripts" / "reproduce.py"
 
@@ -43,7 +47,9 @@ def call(module, *arguments):
 def folder(reproduce, tmp_path_factory):
     """Returns a folder in which two seeds of one experiment are finished."""
     folder = tmp_path_factory.mktemp("reproduce")
-    call(reproduce, "adding", "--seeds", 2, "--out", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce, "disagreement", lambda now: 2e-5)
+        call(reproduce, "adding", "--seeds", 2, "--out", folder)
     return folder
 
 
@@ -58,7 +64,8 @@ def test_what_is_finished_is_in_the_table_and_not_run_again(reproduce, folder, m
     assert "2 seeds): reached" in rows[0]
     result = json.loads((folder / "adding-1" / "result.json").read_text())
     assert result["loss"] > 0
-    assert result["disagreement"] < 1e-4  # float32; of so few steps it may be zero
+    assert result["disagreement"] == 2e-5
+    assert rows[0].endswith("| 2e-05 |")
     assert result["settings"]["seed"] == 1
     assert (folder / "table.md").read_text().splitlines()[2:] == rows
     assert (folder / "table.png").read_bytes().startswith(b"\x89PNG")
@@ -92,6 +99,14 @@ def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monke
     call(reproduce, *arguments)
     one, other = (json.loads((path / "adding-0" / "result.json").read_text()) for path in (folder, tmp_path))
     assert one["loss"] == other["loss"]
+
+
+def test_the_gradients_agree_unless_the_one_by_hand_is_wrong(reproduce, monkeypatch):
+    now = reproduce.experiment.build(reproduce.EXPERIMENTS["adding"].settings)
+    assert reproduce.disagreement(now) < 1e-4
+    right = jaxrnn.Elman.step_adjoint
+    monkeypatch.setattr(jaxrnn.Elman, "step_adjoint", lambda *arguments: jax.tree.map(jnp.negative, right(*arguments)))
+    assert reproduce.disagreement(now) > 1e-3
 
 
 def test_what_differs_is_told(reproduce, folder, capsys, tmp_path):
