@@ -15,7 +15,7 @@ from jaxrnn.cells.base import Deltas, State
 from jaxrnn.gradients.plan import Plan
 from jaxrnn.gradients.truncation import Lags, Outcome, Truncation
 from jaxrnn.layer.bptt import linearize_segment
-from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.masking import Adjoint, blank
 from jaxrnn.layer.scan import Residuals, previous_states
 from jaxrnn.layer.segments import join, scan_segments, segment_length, split
 from jaxrnn.network.batch import Steps
@@ -91,7 +91,7 @@ class _Totals(NamedTuple):
     deltas: tuple[Deltas, ...]  # per layer, summed over the lags so far, [T, *batch, ...]
     starts: tuple[Adjoint, ...]  # per layer, what has reached s_0, through the first step and through resets
     lag: Array
-    sizes: Array  # of the largest terms: of lag 0, and of the last three
+    sizes: Array  # of the largest terms, or of what masked steps hold back: of lag 0, and of the last three
 
 
 class _Lags:
@@ -122,9 +122,10 @@ class _Lags:
                 lambda leaf: leaf[0], tuple(each.deltas for each in found)
             )
 
-        g = None if g is None else g[:, None]
+        g, mask = None if g is None else g[:, None], self.steps.flags.mask
         before, deltas = jax.vmap(one_step)(totals.after, self.steps, self.residuals, g)
-        size = jnp.max(jnp.stack([_largest(delta) for delta in deltas])).astype(totals.sizes.dtype)
+        still_held = () if mask is None else blank(~mask[:, 0], tuple(adjoint.state for adjoint in before))
+        size = jnp.max(jnp.stack(list(map(_largest, (*deltas, *still_held))))).astype(totals.sizes.dtype)
         first = jnp.where(totals.lag == 0, size, totals.sizes[0])
         starts = tuple(_reach_start(start, adjoint) for start, adjoint in zip(totals.starts, before, strict=True))
         after = tuple(jax.tree.map(_one_step_earlier, adjoint.state) for adjoint in before)
@@ -188,7 +189,10 @@ def _at_the_end(leaf: Array, steps: int) -> Array:
 
 
 def _largest(delta: Deltas) -> Array:
-    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger."""
+    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger.
+
+    Of a masked step the adjoint is taken that it holds: zero deltas alone do not say that nothing is left.
+    """
     sums = (jnp.abs(leaf).reshape(-1, leaf.shape[-1]).sum(0).max() for leaf in jax.tree.leaves(delta))
     return jnp.max(jnp.stack(list(sums)))
 

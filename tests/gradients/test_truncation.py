@@ -246,3 +246,13 @@ def test_what_is_wrong_is_said(name):
     call, error, message = WRONG[name]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_tolerance_does_not_stop_at_padding():
+    """The loss at the end goes back through masked steps first, where every delta is zero and the adjoint is held."""
+    net = jaxrnn.Network((jaxrnn.Elman(2, 3),), jaxrnn.Readout(3, 2), jaxrnn.softmax_cross_entropy, last_step=True)
+    params, inputs = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 2, 2))
+    arguments = (params, inputs, jnp.array([0, 1]))
+    mask = jaxrnn.lengths_to_mask(jnp.array([4, 5]), 6)
+    tolerant = jaxrnn.value_and_grad(net, truncate=jaxrnn.Window(5, tolerance=1e-9))(*arguments, mask=mask)
+    assert relative_error(tolerant, jaxrnn.value_and_grad(net)(*arguments, mask=mask)) <= 1e-6

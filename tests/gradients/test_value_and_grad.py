@@ -64,8 +64,6 @@ def allowed(row):
         lags and (chosen or row.get("memory_budget") or steered),
         row.get("memory_budget") and chosen,
         row.get("vanishing") is not None and row.get("Cell", "Elman") not in ("Elman", "relu"),
-        # A lag at which nobody's step is real has no size, so that a tolerance would stop there.
-        row.get("truncate") == jaxrnn.Window(8, 0.0) and row.get("last_step") and row.get("masked"),
         row.get("Cell") == "user" and (row.get("recurrent_dropout") or not row.get("bias", True)),
     )
     return not any(excluded)
