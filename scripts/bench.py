@@ -42,7 +42,7 @@ import jaxrnn
 
 
 class Shape(NamedTuple):
-    """One point of the grid: floats of D features in, labels of V classes out."""
+    """Names one point of the grid: floats of D features in, labels of V classes out."""
 
     T: int
     B: int
@@ -71,13 +71,13 @@ CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
 
 
 def elman_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As most people write it, from z = U x + b."""
+    """Takes an Elman step as most people write it, from z = U x + b."""
     s = jnp.tanh(s @ p.W.T + z)
     return s, s
 
 
 def gru_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same."""
+    """Takes a GRU step."""
     z_r, z_z, z_n = jnp.split(z, 3, -1)
     w_r, w_z, w_n = jnp.split(s @ p.W.T, 3, -1)
     r, z, n = jax.nn.sigmoid(w_r + z_r), jax.nn.sigmoid(w_z + z_z), w_n + p.d
@@ -87,7 +87,7 @@ def gru_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def lstm_step(p: Any, state: tuple, z: jax.Array) -> tuple[tuple, jax.Array]:
-    """The same."""
+    """Takes an LSTM step."""
     s, m = state
     i, f, g, o = jnp.split(s @ p.W.T + z, 4, -1)
     m = jax.nn.sigmoid(f) * m + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -99,7 +99,7 @@ STEPS: dict[Any, Callable] = {jaxrnn.Elman: elman_step, jaxrnn.GRU: gru_step, ja
 
 
 def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax.Array, hoisted: bool) -> jax.Array:
-    """A network as most people write it: U x_t + b within the loop, or before it for all steps."""
+    """Computes the loss of a network as most people write it: U x_t + b within the loop, or before it for all steps."""
     for cell, p in zip(net.layers, params.layers, strict=True):
 
         def step(state: Any, x: jax.Array, cell: Any = cell, p: Any = p) -> tuple[Any, jax.Array]:
@@ -113,13 +113,13 @@ def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax
 
 
 def vmapped_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """A loss written for one sequence, vmapped over the batch: its derivative is the reverse scan's rule, vmapped."""
+    """Computes a loss written for one sequence, vmapped: its derivative is the reverse scan's rule, vmapped."""
     one = functools.partial(net.loss, gradient="bptt")
     return jnp.mean(jax.vmap(one, (None, 1, 1))(params, inputs, targets))
 
 
 class Result(NamedTuple):
-    """One contender at one shape."""
+    """Holds what one contender took at one shape."""
 
     seconds: list[float]
     temp_bytes: int
@@ -127,7 +127,7 @@ class Result(NamedTuple):
 
 
 def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
-    """A network of the shape and random arguments for its loss."""
+    """Makes a network of the shape and random arguments for its loss."""
     layers = [CELLS[cell](shape.D if i == 0 else shape.H, shape.H) for i in range(shape.layers)]
     net = jaxrnn.Network(tuple(layers), jaxrnn.Readout(shape.H, shape.V), jaxrnn.softmax_cross_entropy)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -138,7 +138,7 @@ def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
 
 
 def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
-    """What is compared, each `(params, inputs, targets) -> (loss, grads)`, but for the masked run, which takes all."""
+    """Returns what is compared, each `(params, inputs, targets) -> (loss, grads)`; the masked run takes all arguments."""
     return {
         "by hand": jaxrnn.value_and_grad(net),
         "gates anew": jaxrnn.value_and_grad(net, recompute="gates"),
@@ -152,14 +152,14 @@ def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
 
 
 def flops(cell: str, shape: Shape) -> int:
-    """Of the matrix products alone: one forward and two backward for each weight, but none to the lowest inputs."""
+    """Counts operations of matrix products alone: one forward, two backward a weight, none to the lowest inputs."""
     rows = {"elman": 1, "gru": 3, "lstm": 4}[cell] * shape.H
     weights = rows * (3 * (2 * shape.layers - 1) * shape.H + 2 * shape.D) + 3 * shape.H * shape.V
     return 2 * shape.T * shape.B * weights
 
 
 def product_flops_per_second(size: int = 2048) -> float:
-    """The rate of one large matrix product on this machine, the best of several."""
+    """Measures the rate of one large matrix product on this machine, the best of several."""
     square = jnp.ones((size, size))
     product = jax.jit(jnp.matmul)
     times = [seconds(product, (square, square)) for _ in range(8)]
@@ -167,14 +167,14 @@ def product_flops_per_second(size: int = 2048) -> float:
 
 
 def seconds(function: Callable, arguments: tuple) -> float:
-    """The duration of one call."""
+    """Times one call."""
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
     return time.perf_counter() - start
 
 
 def compile_best(function: Callable, arguments: tuple, repeats: int = 3) -> tuple[Any, float]:
-    """The compiled program, and the least time that tracing and compiling it took."""
+    """Compiles a program, and returns the least time that tracing and compiling took."""
     times = []
     for _ in range(repeats):
         jax.clear_caches()
@@ -185,7 +185,7 @@ def compile_best(function: Callable, arguments: tuple, repeats: int = 3) -> tupl
 
 
 def measure(cell: str, shape: Shape, budget: float) -> dict[str, Result]:
-    """Every contender at one shape, alternating until `budget` seconds are spent."""
+    """Measures every contender at one shape, alternating until `budget` seconds are spent."""
     net, everything = problem(cell, shape)
     compiled, results = {}, {}
     for name, function in contenders(net).items():
@@ -204,7 +204,7 @@ def measure(cell: str, shape: Shape, budget: float) -> dict[str, Result]:
 
 
 def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
-    """What torch's own layer takes, in a process of its own; nothing where there is no torch."""
+    """Measures torch's own layer, in a process of its own; nothing where there is no torch."""
     if importlib.util.find_spec("torch") is None:
         return ""
     script = pathlib.Path(__file__).with_name("bench_torch.py")
@@ -213,7 +213,7 @@ def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
 
 
 def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
-    """One row of the table: by hand against the best of the plain scans."""
+    """Makes one row of the table: by hand against the best of the plain scans."""
     hand, masked, vmapped = (results.pop(name) for name in ("by hand", "masked", "vmapped"))
     anew, recomputed = results.pop("gates anew"), results.pop("recomputed")
     name, plain = min(results.items(), key=lambda item: statistics.median(item[1].seconds))
@@ -239,7 +239,7 @@ def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) ->
 
 
 def ratio(a: Result, b: Result) -> float:
-    """How much longer a takes than b: the median over neighbouring turns."""
+    """Computes how much longer a takes than b: the median over neighbouring turns."""
     return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
@@ -258,7 +258,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    """Measure, print, and save."""
+    """Measures, prints, and saves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cell", choices=CELLS, default="elman")
     parser.add_argument("--shapes", type=int, nargs="*", help="numbers of shapes, from 1; all by default")

@@ -46,7 +46,7 @@ MODES = {
 
 
 def plain_scan(params: Any, state: jax.Array, inputs: jax.Array, hoisted: bool) -> tuple[jax.Array, jax.Array]:
-    """Elman states of some steps as most people write them, U x_t + b before the loop or within it."""
+    """Computes Elman states of some steps as most people write them, U x_t + b before the loop or within it."""
     layer = params.layers[0]
 
     def project(x: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def plain_scan(params: Any, state: jax.Array, inputs: jax.Array, hoisted: bool) 
 
 
 def plain_loss(net: jaxrnn.Network, hoisted: bool, params: Any, inputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """The whole sequence in one scan."""
+    """Computes the loss of the whole sequence in one scan."""
     start = jnp.zeros((inputs.shape[1], net.layers[0].hidden))
     _, states = plain_scan(params, start, inputs, hoisted)
     return jnp.mean(net.objective(states @ params.readout.V.T + params.readout.c, targets))
@@ -69,7 +69,7 @@ def plain_loss(net: jaxrnn.Network, hoisted: bool, params: Any, inputs: jax.Arra
 def checkpointed_loss(
     net: jaxrnn.Network, hoisted: bool, params: Any, inputs: jax.Array, targets: jax.Array
 ) -> jax.Array:
-    """A scan over sqrt(T) segments under `jax.checkpoint`, each a scan over its steps with its readout and loss."""
+    """Computes it by a scan over sqrt(T) checkpointed segments, each a scan over its steps, with readout and loss."""
     T = inputs.shape[0]
     K = next(k for k in range(math.isqrt(T), 0, -1) if T % k == 0)
 
@@ -87,7 +87,7 @@ def checkpointed_loss(
 
 
 def gradient(net: jaxrnn.Network, mode: str, hoisted: bool = True) -> Callable:
-    """`(params, inputs, targets) -> (loss, grads)` by one of MODES."""
+    """Returns `(params, inputs, targets) -> (loss, grads)` by one of MODES."""
     if mode == "jax.grad":
         return jax.value_and_grad(functools.partial(plain_loss, net, hoisted))
     if mode == "jax.grad, nested checkpoints":
@@ -100,7 +100,7 @@ def gradient(net: jaxrnn.Network, mode: str, hoisted: bool = True) -> Callable:
 
 
 def problem(T: int, B: int, D: int, H: int, V: int, tokens: bool) -> tuple[jaxrnn.Network, tuple]:
-    """A network and arguments for its gradient."""
+    """Makes a network and arguments for its gradient."""
     net = jaxrnn.Network((jaxrnn.Elman(D, H),), jaxrnn.Readout(H, V), jaxrnn.softmax_cross_entropy)
     keys = jax.random.split(jax.random.key(0), 3)
     inputs = jax.random.randint(keys[1], (T, B), 0, D) if tokens else jax.random.normal(keys[1], (T, B, D))
@@ -108,7 +108,7 @@ def problem(T: int, B: int, D: int, H: int, V: int, tokens: bool) -> tuple[jaxrn
 
 
 def timed(function: Callable[[], Any], seconds: float) -> float:
-    """The median time of a call, of at least three."""
+    """Measures the median time of a call, of at least three."""
     jax.block_until_ready(function())
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:
@@ -119,7 +119,7 @@ def timed(function: Callable[[], Any], seconds: float) -> float:
 
 
 def measure(mode: str, sizes: dict[str, int], tokens: bool, seconds: float) -> dict[str, float]:
-    """Time and memory of one gradient: what a process of its own does."""
+    """Measures time and memory of one gradient: what a process of its own does."""
     net, arguments = problem(**sizes, tokens=tokens)
     found = []
     for hoisted in (True, False) if mode.startswith("jax.grad") else (True,):
@@ -132,7 +132,7 @@ def measure(mode: str, sizes: dict[str, int], tokens: bool, seconds: float) -> d
 
 
 def apart(task: dict[str, Any], limit: float) -> dict[str, Any]:
-    """The figures of a task, from a process of its own; where it takes too long or dies, that."""
+    """Takes the figures of a task from a process of its own; where it takes too long or dies, says so."""
     command = [sys.executable, __file__, "--task", json.dumps(task)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=True)
@@ -144,7 +144,7 @@ def apart(task: dict[str, Any], limit: float) -> dict[str, Any]:
 
 
 def lengths_table(longest: int, seconds: float, limit: float) -> list[dict[str, Any]]:
-    """All modes at all lengths; printed as they come."""
+    """Measures all modes at all lengths; prints them as they come."""
     rows = []
     print("| T | " + " | ".join(MODES) + " |\n|---|" + "---|" * len(MODES))
     for T in [T for T in LENGTHS if longest >= T]:
@@ -164,7 +164,7 @@ def _cell(figures: dict[str, Any], T: int) -> str:
 
 
 def batch_table(seconds: float, limit: float) -> None:
-    """All modes at one larger shape, against jax.grad."""
+    """Measures all modes at one larger shape, against jax.grad."""
     print(f"\n{', '.join(f'{name} = {size}' for name, size in BATCH.items())}, floats\n")
     print("| mode | memory | jax.grad's / it | time | it / jax.grad's |\n|---|---|---|---|---|")
     first: dict[str, Any] = {}
@@ -214,7 +214,7 @@ def parallel(H: int, T: int, seconds: float) -> dict[str, float]:
 
 
 def parallel_table(seconds: float, limit: float) -> None:
-    """What does without a loop over T, against what has one."""
+    """Measures what does without a loop over T, against what has one."""
     print(f"\nWithout a loop over T, B = 1, Elman, on {jax.devices()[0].device_kind}: ms, against the loop's\n")
     print(
         "| H | T | forward: DEER, quasi-DEER (iterations) | backward by halves | Window: 8, 32 lags, to 1e-6 (lags) |"
@@ -237,7 +237,7 @@ def parallel_table(seconds: float, limit: float) -> None:
 
 
 def picture(rows: list[dict[str, Any]]) -> Any:
-    """Memory and time against T, log-log."""
+    """Draws memory and time against T, log-log."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="constrained")
@@ -260,7 +260,7 @@ def picture(rows: list[dict[str, Any]]) -> Any:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measures, prints, draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--longest", type=int, default=LENGTHS[-1], help="T up to which is measured (default: 1,000,000)"

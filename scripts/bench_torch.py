@@ -13,7 +13,7 @@ import torch
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cell", choices=("elman", "gru", "lstm"))
     for name in ("T", "B", "D", "H", "V", "layers"):

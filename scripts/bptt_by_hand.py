@@ -25,7 +25,7 @@ Gradients = tuple[Array, Array, Array]  # dE/dV, dE/dW, dE/dU
 
 
 def main() -> None:
-    """Print the whole calculation."""
+    """Prints the whole calculation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="for weights, inputs and labels (default: 0)")
     random = np.random.default_rng(parser.parse_args().seed)
@@ -53,7 +53,7 @@ def forward(U: Array, W: Array, V: Array, x: Array, y: Array, s_0: Array) -> tup
 
 
 def double_sum(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) -> Gradients:
-    """dE/dW and dE/dU as they stand: one term for every step t that errs and every step k that is blamed."""
+    """Computes dE/dW and dE/dU as they stand: one term for every step t that errs and every step k that is blamed."""
     print("\nTHE DOUBLE SUM    dE/dW = sum_t sum_{k<=t} delta_{t,k} s_{k-1}^T")
     print("    delta_{t,t} = (1 - s_t^2) * V^T (yhat_t - y_t)    delta_{t,k-1} = (1 - s_{k-1}^2) * W^T delta_{t,k}\n")
     dV, dW, dU = np.zeros_like(V), np.zeros((H, H)), np.zeros((H, D))
@@ -70,7 +70,7 @@ def double_sum(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) -> 
 
 
 def reverse_sweep(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) -> Gradients:
-    """The same sum, the terms of each k collected on the way back: T steps in the place of T (T + 1) / 2."""
+    """Computes the same sum, the terms of each k collected on the way back: T steps in the place of T (T + 1) / 2."""
     print("\nTHE SWEEP    delta_t = (1 - s_t^2) * (V^T (yhat_t - y_t) + W^T delta_{t+1})")
     print("    dE/dW = sum_t delta_t s_{t-1}^T    dE/dU = sum_t delta_t x_t^T    dE/dV = sum_t (yhat_t - y_t) s_t^T\n")
     dV, dW, dU = np.zeros_like(V), np.zeros((H, H)), np.zeros((H, D))
@@ -84,7 +84,7 @@ def reverse_sweep(W: Array, V: Array, x: Array, s: list[Array], e: list[Array]) 
 
 
 def compare(U: Array, W: Array, V: Array, x: Array, y: Array, s_0: Array, double: Gradients, sweep: Gradients) -> None:
-    """Four ways to one gradient."""
+    """Prints four ways to one gradient."""
     cell, readout = jaxrnn.Elman(D, H, bias=False), jaxrnn.Readout(H, V_, bias=False)
     net = jaxrnn.Network((cell,), readout, jaxrnn.softmax_cross_entropy)
     layer, last = jaxrnn.ElmanParams(jnp.array(U), jnp.array(W), None), jaxrnn.ReadoutParams(jnp.array(V), None)
@@ -109,7 +109,7 @@ def compare(U: Array, W: Array, V: Array, x: Array, y: Array, s_0: Array, double
 
 
 def bar(size: float) -> str:
-    """A norm as a bar: how the blame fades with t - k."""
+    """Draws a norm as a bar: how the blame fades with t - k."""
     return "#" * min(40, round(20 * size))
 
 

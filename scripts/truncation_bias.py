@@ -61,7 +61,7 @@ def gradients(
 
 
 def compare(estimates: np.ndarray, truth: np.ndarray) -> tuple[float, float, float]:
-    """Cosine, ratio of norms and bias of gradients [N, P] against the whole ones."""
+    """Computes cosine, ratio of norms and bias of gradients [N, P] against the whole ones."""
     sizes, true_sizes = np.linalg.norm(estimates, axis=1), np.linalg.norm(truth, axis=1)
     cosine = np.mean(np.sum(estimates * truth, 1) / np.maximum(sizes * true_sizes, 1e-300))
     bias = np.linalg.norm(estimates.mean(0) - truth.mean(0)) / np.linalg.norm(truth.mean(0))
@@ -69,7 +69,7 @@ def compare(estimates: np.ndarray, truth: np.ndarray) -> tuple[float, float, flo
 
 
 def picture(found: dict[str, dict[int, Any]], title: str) -> Any:
-    """Cosine, ratio of norms and bias of the gradient by W, against k."""
+    """Draws cosine, ratio of norms and bias of the gradient by W, against k."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.4), layout="constrained")
@@ -92,7 +92,7 @@ def picture(found: dict[str, dict[int, Any]], title: str) -> Any:
 
 
 def main() -> None:
-    """Train, compare, print, draw."""
+    """Trains, compares, prints, draws."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a text file or folder (default: Python's own language reference)")
     parser.add_argument("--cell", choices=list(CELLS), default="elman")

@@ -52,15 +52,21 @@ def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: 
     if init == (run is not None):
         raise ValueError("give the folder of a run, or --init, not both")
     if init:
-        net, params, inputs, targets, title = _fresh(seed=seed, **options)
+        steps, batch = options.pop("steps"), options.pop("batch")
+        net, title = _fresh(**options)
+        keys = jax.random.split(jax.random.key(seed), 3)
+        inputs = jax.random.normal(keys[0], (steps, batch, net.layers[0].inputs))
+        targets = jax.random.randint(keys[1], (steps, batch), 0, net.readout.outputs)
+        params = net.init(keys[2])
     else:
         assert run is not None
         _only_for_init()
-        net, params, inputs, targets, title = _of_run(Run.open(run), options["steps"], options["batch"], seed)
+        steps, batch = options["steps"], options["batch"]
+        net, params, inputs, targets, title = _of_run(Run.open(run), steps, batch, seed)
     found = diagnosis.diagnose(net, params, inputs, targets, key=jax.random.key(seed), layer=layer)
     folder = out or run or pathlib.Path()
     folder.mkdir(parents=True, exist_ok=True)
-    console.print(f"{title}, T = {options['steps']}, B = {options['batch']}, layer {found.layer}\n")
+    console.print(f"{title}, T = {steps}, B = {batch}, layer {found.layer}\n")
     console.print(str(found), markup=False)
     plots.gradient_flow(found, title).savefig(folder / "flow.png", dpi=130)
     np.savez(folder / "flow.npz", allow_pickle=False, **found.arrays())
@@ -77,8 +83,9 @@ def _only_for_init() -> None:
 
 
 def _fresh(
-    cell: str, inputs: int, hidden: int, outputs: int, layers: int, steps: int, batch: int, seed: int, **options: Any
-) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
+    cell: str, inputs: int, hidden: int, outputs: int, layers: int, **options: Any
+) -> tuple[jaxrnn.Network, str]:
+    """Returns a network of the sizes asked for, and what to call it."""
     names = {"activation": "activation", "initializer": "recurrent_initializer", "scale": "recurrent_scale"}
     given = {names[name]: value for name, value in options.items() if value is not None}
     if given and cell != "elman":
@@ -86,11 +93,7 @@ def _fresh(
     sizes = [inputs] + [hidden] * layers
     cells = tuple(CELLS[cell](D, H, **given) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs), jaxrnn.softmax_cross_entropy)
-    keys = jax.random.split(jax.random.key(seed), 3)
-    x = jax.random.normal(keys[0], (steps, batch, inputs))
-    y = jax.random.randint(keys[1], (steps, batch), 0, outputs)
-    described = f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
-    return net, net.init(keys[2]), x, y, described
+    return net, f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
 
 
 def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network, Any, Any, Any, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from chex import Array, ArrayTree
@@ -73,6 +74,7 @@ def reverse_segment(
         previous = cell.with_penalty(operands, previous, deltas, vanishing * c)
     grads = cell.weight_grads(params, operands, inputs, previous, deltas)
     dx = None if is_integer(inputs) else cell.input_grads(params, inputs, previous, deltas)
+    chex.assert_trees_all_equal_shapes(grads, params)
     return Reversed(adjoint, grads, dx, deltas, step_adjoints, norms)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 from chex import ArrayTree
 from jax import lax
@@ -21,6 +22,7 @@ class Segments(NamedTuple):
 
 def split(tree: ArrayTree, steps: int, K: int) -> Segments:
     """Cuts a pytree of [T, ...] into segments of K; a single segment is all rest, with no loop over segments."""
+    chex.assert_tree_shape_prefix(tree, (steps,))
     count, rest = divmod(steps, K)
     if count == 0 or (count == 1 and rest == 0):
         return Segments(None, tree)
@@ -63,6 +65,7 @@ def scan_segments(
 # Measured on 2 cores with 1 MB of L2 each and 32 MB of L3, float32. A segment is fastest while what its reverse pass
 # touches stays near (T,B,D,H,V = 128,64,128,512,128, 96 MB as a whole: K = 128, 32, 8 take 88, 74, 61 ms); a sequence
 # that fits in L3 gains nothing from being cut (64,32,65,512,65, 22 MB: K = 64, 16, 4 take 13.6, 14.4, 18.3 ms).
+# On Linux, glibc besides maps blocks of 32 MB and more anew at every call.
 CACHE_BYTES = 8 * 2**20
 WHOLE_BYTES = 24 * 2**20
 # Below this many rows (K B) a segment's weight products spend more on reading and writing gradients than on arithmetic.

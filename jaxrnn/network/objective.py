@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax.numpy as jnp
 from chex import Array
 
@@ -30,6 +31,7 @@ class Loss(NamedTuple):
             hidden: what the readout sees, [K, *batch, H].
             steps: targets and weights of these steps.
         """
+        chex.assert_tree_shape_prefix((hidden, steps), steps.weights.shape)
         outputs = self.readout.apply(self.params, hidden)  # [K, *batch, V]
         targets = read(steps.targets, steps.there, outputs.dtype)
         errors, e = blank(steps.there, value_and_gradient(self.objective, outputs, targets))

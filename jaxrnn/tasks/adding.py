@@ -16,7 +16,7 @@ BASELINE = 1 / 6  # mean squared error of always answering 1: the variance of th
 
 
 class Adding(EndlessTask):
-    """The adding problem of `length` steps, two or more.
+    """Poses the adding problem of `length` steps, two or more.
 
         y = x_i + x_j        i in the first half of the sequence, j in the second, x uniform in [0, 1)
 

@@ -27,7 +27,7 @@ SHOWN, GIVEN = 60, 8  # steps of a piece in a picture, and of them those that a 
 
 
 class Rolls(NamedTuple):
-    """Piano rolls, float32 [T, 88] each, zeros and ones; a note is a key of the piano, the lowest first."""
+    """Holds piano rolls, float32 [T, 88] each, zeros and ones; a note is a key of the piano, the lowest first."""
 
     train: list[np.ndarray]
     valid: list[np.ndarray]

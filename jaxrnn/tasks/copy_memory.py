@@ -20,7 +20,7 @@ CLASSES = SYMBOLS + 1  # of the targets: the symbols, and the blank
 
 
 class CopyMemory(EndlessTask):
-    """Copy memory with a pause of `length` steps, T.
+    """Poses copy memory with a pause of `length` steps, T.
 
         inputs    ten symbols of eight, T - 1 blanks, a delimiter, ten blanks
         targets   T + 10 blanks, the ten symbols

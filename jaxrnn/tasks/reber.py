@@ -93,7 +93,7 @@ def _string(random: np.random.Generator) -> tuple[str, list[str]]:
 
 
 class EmbeddedReber(Task):
-    """Fresh strings at every step, judged by a thousand others."""
+    """Draws fresh strings at every step, judged by a thousand others."""
 
     name = "reber"
     objective = staticmethod(softmax_cross_entropy)

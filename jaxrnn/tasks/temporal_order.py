@@ -19,7 +19,7 @@ CLASSES = RELEVANT**2
 
 
 class TemporalOrder(EndlessTask):
-    """Temporal order in sequences of `length` steps, T, ten or more.
+    """Poses temporal order in sequences of `length` steps, T, ten or more.
 
         class = 2 a + b        the symbol a at a random step of T/10 .. 2T/10, the symbol b at one of 4T/10 .. 5T/10
 

@@ -189,7 +189,7 @@ def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Seq
 
 
 class NextCharacter(Task):
-    """To tell the next character of a text."""
+    """Asks for the next character of a text."""
 
     name = "text"
     objective = staticmethod(softmax_cross_entropy)
