@@ -138,7 +138,7 @@ def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
 
 
 def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
-    """Returns what is compared, each `(params, inputs, targets) -> (loss, grads)`; the masked run takes all arguments."""
+    """Returns what is compared, each `(params, inputs, targets) -> (loss, grads)`; the masked run takes more."""
     return {
         "by hand": jaxrnn.value_and_grad(net),
         "gates anew": jaxrnn.value_and_grad(net, recompute="gates"),
