@@ -13,7 +13,7 @@ from jaxrnn.layer.prepared import ScanOptions
 from jaxrnn.layer.scan import Residuals
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.network.passes import backward, forward, hidden_states, inputs_of
+from jaxrnn.network.passes import backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums, set_up
 
 
@@ -48,7 +48,7 @@ def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[Stat
         raise ValueError("net must not have bidirectional layers: there, blame runs from both ends of a sequence")
     setup = set_up(net, params, batch, state=state, options=ScanOptions(return_adjoints=True))
     final, residuals = forward(setup.stack, "none", setup.state, setup.steps)
-    *fed, top = inputs_of(setup.stack, setup.steps, list(map(hidden_states, setup.stack.layers, residuals)))
+    *fed, top = inputs_of(setup.stack, setup.steps, residuals)
     layers = []
     for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True):
         layers.append(Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept)))

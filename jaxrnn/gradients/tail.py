@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.cells.base import State, hidden_of
+from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import Plan, decide
 from jaxrnn.gradients.truncation import Outcome, Truncation
 from jaxrnn.gradients.whole import skim, whole
@@ -64,7 +64,7 @@ def _losses(setup: Setup, state: tuple[State, ...], sums: Sums, steps: Steps) ->
     def segment(carry: tuple, steps: Steps) -> tuple[tuple, None]:
         state, totals = carry
         last, residuals = forward(setup.stack, "gates", state, steps)
-        top = inputs_of(setup.stack, steps, [hidden_of(each.states) for each in residuals])[-1]
+        top = inputs_of(setup.stack, steps, residuals)[-1]
         assert steps.loss is not None
         E, _, readout = setup.loss.backward(top, steps.loss)
         return (last, jax.tree.map(jnp.add, totals, (E, readout))), None

@@ -25,7 +25,7 @@ from jaxrnn.layer.both_ways import forward_pair
 from jaxrnn.layer.scan import forward_segment
 from jaxrnn.layer.segments import Segments, each, join, scan_segments, split
 from jaxrnn.network.batch import Steps
-from jaxrnn.network.passes import Stack, backward, forward, hidden_states, inputs_of
+from jaxrnn.network.passes import Stack, backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums
 
 
@@ -75,8 +75,7 @@ def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[
 
 def _handed_up(stack: Stack, steps: Steps, residuals: Segments) -> Array:
     """Computes what a group of layers hands up over all steps, [T, *batch, H]."""
-    whole = join(residuals)
-    return inputs_of(stack, steps, [hidden_states(*pair) for pair in zip(stack.layers, whole, strict=True)])[-1]
+    return inputs_of(stack, steps, join(residuals))[-1]
 
 
 def _back(
@@ -113,8 +112,7 @@ def _segment_back(
     first, last = stack.first, stack.first + len(stack.layers)
     g, readout = steps.g, grads.readout
     if steps.loss is not None:
-        hidden = [hidden_states(*pair) for pair in zip(stack.layers, residuals, strict=True)]
-        segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, hidden)[-1], steps.loss)
+        segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, residuals)[-1], steps.loss)
         E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
     found, g = backward(stack, adjoints[first:last], steps, residuals, g, setup.vanishing)
     layers = jax.tree.map(jnp.add, grads.layers[first:last], tuple(each.grads for each in found))

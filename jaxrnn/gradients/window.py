@@ -19,7 +19,7 @@ from jaxrnn.layer.masking import Adjoint, blank
 from jaxrnn.layer.scan import Residuals, previous_states
 from jaxrnn.layer.segments import join, scan_segments, segment_length, split
 from jaxrnn.network.batch import Steps
-from jaxrnn.network.passes import backward, forward, hidden_states, inputs_of
+from jaxrnn.network.passes import backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums
 
 
@@ -152,8 +152,7 @@ def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals,
         E, g, readout = setup.loss.backward(*x)
         return jax.tree.map(jnp.add, carry, (E, readout)), g
 
-    hidden = [hidden_states(*pair) for pair in zip(setup.stack.layers, residuals, strict=True)]
-    top = inputs_of(setup.stack, steps, hidden)[-1]
+    top = inputs_of(setup.stack, steps, residuals)[-1]
     T, rows = steps.shape[0], steps.loss.weights.size // steps.shape[0]
     K = segment_length("auto", T, rows, 2 * rows * setup.net.readout.outputs * top.dtype.itemsize)
     carry = sums.E, sums.grads.readout
@@ -165,8 +164,7 @@ def _weight_grads(
     setup: Setup, steps: Steps, residuals: tuple[Residuals, ...], deltas: tuple[Deltas, ...]
 ) -> tuple[ArrayTree, ...]:
     """Sums delta_t x_t^T and delta_t s_{t-1}^T over all steps, for every layer."""
-    hidden = [hidden_states(*pair) for pair in zip(setup.stack.layers, residuals, strict=True)]
-    found, inputs = [], inputs_of(setup.stack, steps, hidden)[:-1]
+    found, inputs = [], inputs_of(setup.stack, steps, residuals)[:-1]
     for layer, fed, kept, delta in zip(setup.stack.layers, inputs, residuals, deltas, strict=True):
         previous, _ = linearize_segment(layer, fed, steps.flags, kept)
         found.append(layer.cell.weight_grads(layer.params, layer.operands, fed, previous, delta))

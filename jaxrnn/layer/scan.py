@@ -24,6 +24,11 @@ class Residuals(NamedTuple):
     states: State  # the states after each of its steps, [K, *batch, ...]; None where they are to be recomputed
     of_steps: StepResiduals  # of each step, [K, *batch, ...]; None where they are to be recomputed
 
+    @property
+    def hidden(self) -> Array:
+        """Returns the hidden states [K, *batch, H] that the layer handed up."""
+        return hidden_of(self.states)
+
 
 def forward_segment(
     layer: PreparedCell, start: State, inputs: Array, flags: Flags, recompute: Recompute = "gates"

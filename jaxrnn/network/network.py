@@ -16,7 +16,7 @@ from jaxrnn.arguments import accumulation_dtype, cast, check_choice, check_rate,
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
-from jaxrnn.layer.scan import check_steps
+from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
 from jaxrnn.network.batch import Batch, Call, Steps, read
 from jaxrnn.network.checks import check_loss, check_params, check_state, draw_dropout
@@ -224,16 +224,16 @@ def _unroll(net: Network, params: NetworkParams, call: Call, gradient: Gradient)
     """Runs all layers, each by `jaxrnn.unroll`: what the readout sees, and the last state of each layer."""
     state, initial = start_states(net, call, params.state)
 
-    def take(parts: tuple, start: State, fed: Array, flags: Flags, _: object) -> tuple[Array, Array, State]:
+    def take(parts: tuple, start: State, fed: Array, flags: Flags, _: object) -> tuple[Array, Residuals, State]:
         layer, layer_params, s_0, dropout_mask = parts
         arguments = LayerCall(fed, start, flags, s_0, dropout_mask)
         hidden, last = unroll_layer(layer, layer_params, arguments, gradient=gradient)
-        return hidden, hidden, last
+        return hidden, Residuals(None, hidden, None), last
 
     layers = tuple(zip(net.layers, params.layers, initial, call.dropout, strict=True))
     stack = Stack(layers, call.dtype, net.dropout, net.residual)
-    final, hidden = forward(stack, "states", state, call.steps, take)
-    top = last_hidden(net.layers, net.residual, final) if net.last_step else inputs_of(stack, call.steps, hidden)[-1]
+    final, kept = forward(stack, "states", state, call.steps, take)
+    top = last_hidden(net.layers, net.residual, final) if net.last_step else inputs_of(stack, call.steps, kept)[-1]
     return top, final
 
 

@@ -8,7 +8,7 @@ Every gradient is a caller of these two. They take some layers (a `Stack`) throu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,11 +18,11 @@ from chex import Array
 from jaxrnn.cells.base import State, add_to_hidden, hidden_of
 from jaxrnn.cells.dropout import drop
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
-from jaxrnn.layer.both_ways import PreparedPair, reverse_pair
+from jaxrnn.layer.both_ways import PairResiduals, PreparedPair, reverse_pair
 from jaxrnn.layer.bptt import Reversed, reverse_segment
 from jaxrnn.layer.masking import Adjoint
-from jaxrnn.layer.prepared import PreparedCell, Recompute
-from jaxrnn.layer.scan import forward_segment
+from jaxrnn.layer.prepared import Recompute
+from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.network.batch import Steps, read
 
 
@@ -93,12 +93,12 @@ def forward(
     return tuple(final), tuple(kept)
 
 
-def inputs_of(stack: Stack, steps: Steps, hidden: Sequence[Array]) -> list[Array]:
-    """Computes what each layer was fed, and behind these what the top one hands up, from all hidden states."""
+def inputs_of(stack: Stack, steps: Steps, residuals: tuple[Residuals | PairResiduals, ...]) -> list[Array]:
+    """Computes what each layer was fed, and behind these what the top one hands up: nothing of it was kept."""
     top, found = steps.below, []
-    for i, states in enumerate(hidden):
+    for i, kept in enumerate(residuals):
         found.append(stack.feed(i, top, steps))
-        top = stack.hand_up(top, states)
+        top = stack.hand_up(top, kept.hidden)
     return [*found, top]
 
 
@@ -123,7 +123,7 @@ def backward(
         What was found of every layer, bottom first; and what is asked of what the layers below hand up.
     """
     found: list[Any] = [None] * len(stack.layers)
-    fed = inputs_of(stack, steps, [hidden_states(*pair) for pair in zip(stack.layers, residuals, strict=True)])
+    fed = inputs_of(stack, steps, residuals)
     for i in reversed(range(len(stack.layers))):
         layer = stack.layers[i]
         if isinstance(layer, PreparedPair):
@@ -132,11 +132,6 @@ def backward(
             found[i] = reverse_segment(layer, fed[i], steps.flags, g, residuals[i], adjoints[i], vanishing)
         g = stack.hand_down(i, g, found[i].inputs, steps)
     return tuple(found), g
-
-
-def hidden_states(layer: PreparedCell | PreparedPair, residuals: Any) -> Array:
-    """Returns the hidden states [K, *batch, H] that a layer handed up, from its residuals."""
-    return residuals.hidden if isinstance(layer, PreparedPair) else hidden_of(residuals.states)
 
 
 def zero_adjoints(state: tuple[State, ...], initial: tuple[State | None, ...]) -> tuple[Adjoint, ...]:
