@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 from chex import Array
 
 from jaxrnn.cells.base import Local, State
@@ -71,8 +70,3 @@ def layer_index(net: Network, layer: int) -> int:
     if not -count <= layer < count:
         raise ValueError(f"layer must be one of the {count} layers, got {layer}")
     return layer % count
-
-
-def every_step(tree: Any) -> Any:
-    """Cuts a pytree of [T, ...] into T segments of one step, [T, 1, ...]."""
-    return jax.tree.map(lambda leaf: leaf[:, None], tree)

@@ -14,14 +14,13 @@ from jax import lax
 from jaxrnn.arguments import check_positive
 from jaxrnn.cells.base import Deltas, Params, State, hidden_of
 from jaxrnn.flow.products import norm, weight_norms
-from jaxrnn.flow.sequence import Linearized, Observed, every_step, observe
+from jaxrnn.flow.sequence import Linearized, Observed, observe
 from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.memory import nbytes
 from jaxrnn.layer.prepared import PreparedCell
-from jaxrnn.layer.scan import previous_states
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.network.passes import backward
+from jaxrnn.network.passes import backward, every_step, weight_grads
 
 # What one block of rows t may occupy; measured at T = 200, B = 1, H = 128, where a block of all rows takes 40 ms.
 BLOCK_BYTES = 2**25
@@ -120,8 +119,9 @@ def _terms(
     (sums, starts), (norms, values) = lax.scan(add_block, zeros, rows)
     in_rows = functools.partial(_in_rows, count=1 if net.last_step else T)
     deltas, adjoints, weights = jax.tree.map(in_rows, norms)
-    grads = _weight_grads(observed, sums)
-    grads = observed.sums.grads._replace(layers=grads, state=observed.setup.learned_grads(starts))
+    setup = observed.setup
+    layers = weight_grads(setup.stack, setup.steps, observed.residuals, sums)
+    grads = observed.sums.grads._replace(layers=layers, state=observed.setup.learned_grads(starts))
     return Terms(deltas, adjoints, weights, grads, jax.tree.map(in_rows, values))
 
 
@@ -167,23 +167,12 @@ def _take_rows_back(observed: Observed, rows: Array) -> tuple[tuple, tuple, tupl
         )
         return adjoints, (jax.tree.map(lambda leaf: leaf.sum(0), deltas), norms, deltas)
 
-    residuals = tuple(
-        each._replace(start=previous_states(each), states=every_step(each.states), of_steps=every_step(each.of_steps))
-        for each in observed.residuals
-    )
+    one_each, residuals = every_step(steps, observed.residuals)
+    g = None if observed.g is None else observed.g[:, None]
     seen = tuple(each._replace(local=None) for each in observed.layers)
-    g, steps = every_step((observed.g, steps._replace(loss=None)))
-    adjoints, (sums, norms, deltas) = lax.scan(step, adjoints, (jnp.arange(T), g, steps, residuals, seen), reverse=True)
+    xs = jnp.arange(T), g, one_each, residuals, seen
+    adjoints, (sums, norms, deltas) = lax.scan(step, adjoints, xs, reverse=True)
     return sums, jax.tree.map(lambda leaf: leaf.sum(0), adjoints), norms, deltas
-
-
-def _weight_grads(observed: Observed, deltas: tuple[Deltas, ...]) -> tuple[Params, ...]:
-    """Sums delta_t x_t^T and delta_t s_{t-1}^T over all steps, for every layer."""
-    parts = zip(observed.setup.stack.layers, observed.layers, deltas, strict=True)
-    return tuple(
-        layer.cell.weight_grads(layer.params, layer.operands, seen.fed, seen.previous, delta)
-        for layer, seen, delta in parts
-    )
 
 
 def _term_norms(layer: PreparedCell, seen: Linearized, deltas: Deltas) -> Params:

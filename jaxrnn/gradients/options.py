@@ -30,7 +30,6 @@ class GradientOptions:
     memory_budget: int | None = None
     clip: float | None = None
     compute_dtype: DTypeLike | None = None
-    return_state: bool = False
     return_lags: bool = False
     return_flow: bool = False
 

@@ -110,7 +110,7 @@ def value_and_grad(
     (128, 128)
     """
     options = GradientOptions(
-        segment, recompute, truncate, memory_budget, clip, compute_dtype, return_state, return_lags, return_flow
+        segment, recompute, truncate, memory_budget, clip, compute_dtype, return_lags, return_flow
     ).checked(net)
 
     def loss_and_gradient(

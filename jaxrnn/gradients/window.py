@@ -7,19 +7,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array, ArrayTree
+from chex import Array
 from jax import lax
 
 from jaxrnn.arguments import check_scale
 from jaxrnn.cells.base import Deltas, State
 from jaxrnn.gradients.plan import Plan
 from jaxrnn.gradients.truncation import Lags, Outcome, Truncation
-from jaxrnn.layer.bptt import linearize_segment
 from jaxrnn.layer.masking import Adjoint, blank
-from jaxrnn.layer.scan import Residuals, previous_states
+from jaxrnn.layer.scan import Residuals
 from jaxrnn.layer.segments import join, scan_segments, segment_length, split
 from jaxrnn.network.batch import Steps
-from jaxrnn.network.passes import backward, forward, inputs_of
+from jaxrnn.network.passes import backward, every_step, forward, inputs_of, weight_grads
 from jaxrnn.network.setup import Setup, Sums
 
 
@@ -70,7 +69,7 @@ class Window(Truncation):
         """
         final, residuals = forward(setup.stack, "none", state, steps)
         sums, g = _readout(setup, setup.ask_last(final, sums), steps, residuals)
-        lags = _Lags(setup, steps._replace(loss=None), _step_by_step(setup, residuals))
+        lags = _Lags(setup, *every_step(steps, residuals))
         totals = lags.first(sums.adjoints, g)
 
         def more(totals: _Totals) -> Array:
@@ -80,7 +79,7 @@ class Window(Truncation):
             return going_on & (totals.sizes[-1] > self.tolerance * totals.sizes[0])
 
         totals = lax.while_loop(more, lags.next, totals)
-        grads = sums.grads._replace(layers=_weight_grads(setup, steps, residuals, totals.deltas))
+        grads = sums.grads._replace(layers=weight_grads(setup.stack, steps, residuals, totals.deltas))
         return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, steps.shape[0]))
 
 
@@ -98,8 +97,7 @@ class _Lags:
     """Takes lags: every step's adjoint back through that step, all of them at once."""
 
     def __init__(self, setup: Setup, steps: Steps, residuals: tuple[Residuals, ...]) -> None:
-        self.setup, self.residuals = setup, residuals
-        self.steps = jax.tree.map(lambda leaf: leaf[:, None], steps)  # [T, 1, *batch, ...]: segments of one step
+        self.setup, self.steps, self.residuals = setup, steps, residuals  # [T, 1, *batch, ...]: segments of one step
 
     def first(self, last: tuple[Adjoint, ...], g: Array | None) -> _Totals:
         """Takes lag 0, in which every step's own loss asks g of its hidden state, and the last state is asked for."""
@@ -133,16 +131,6 @@ class _Lags:
         return _Totals(after, deltas, starts, totals.lag + 1, jnp.stack([first, *totals.sizes[2:], size]))
 
 
-def _step_by_step(setup: Setup, residuals: tuple[Residuals, ...]) -> tuple[Residuals, ...]:
-    """Cuts residuals of T steps into T residuals of one step, [T, ...] and [T, 1, ...]."""
-
-    def cut(residuals: Residuals) -> Residuals:
-        several = jax.tree.map(lambda leaf: leaf[:, None], (residuals.states, residuals.of_steps))
-        return Residuals(previous_states(residuals), *several)
-
-    return tuple(map(cut, residuals))
-
-
 def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
     """Takes readout and loss back over all steps, in segments; without a loss nothing is asked."""
     if steps.loss is None:
@@ -158,17 +146,6 @@ def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals,
     carry = sums.E, sums.grads.readout
     (E, readout), g = scan_segments(segment, carry, split((top, steps.loss), T, K))
     return sums._replace(E=E, grads=sums.grads._replace(readout=readout)), join(g)
-
-
-def _weight_grads(
-    setup: Setup, steps: Steps, residuals: tuple[Residuals, ...], deltas: tuple[Deltas, ...]
-) -> tuple[ArrayTree, ...]:
-    """Sums delta_t x_t^T and delta_t s_{t-1}^T over all steps, for every layer."""
-    found, inputs = [], inputs_of(setup.stack, steps, residuals)[:-1]
-    for layer, fed, kept, delta in zip(setup.stack.layers, inputs, residuals, deltas, strict=True):
-        previous, _ = linearize_segment(layer, fed, steps.flags, kept)
-        found.append(layer.cell.weight_grads(layer.params, layer.operands, fed, previous, delta))
-    return tuple(found)
 
 
 def _reach_start(start: Adjoint, before: Adjoint) -> Adjoint:

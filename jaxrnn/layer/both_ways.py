@@ -55,7 +55,7 @@ def prepare_layer(
 
 
 def forward_pair(
-    pair: PreparedPair, start: tuple[State, State], inputs: Array, flags: Flags, recompute: Recompute = "gates"
+    pair: PreparedPair, start: tuple[State, State], inputs: Array, flags: Flags, _: Recompute = "gates"
 ) -> tuple[Array, PairResiduals, tuple[State, State]]:
     """Takes both directions through all steps: the twin of `jaxrnn.layer.scan.forward_segment`.
 

@@ -13,25 +13,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array
+from chex import Array, ArrayTree
 
-from jaxrnn.cells.base import State, add_to_hidden, hidden_of
+from jaxrnn.cells.base import Deltas, Params, State, add_to_hidden, hidden_of
 from jaxrnn.cells.dropout import drop
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.both_ways import PairResiduals, PreparedPair, reverse_pair
 from jaxrnn.layer.bptt import Reversed, reverse_segment
-from jaxrnn.layer.masking import Adjoint
+from jaxrnn.layer.masking import Adjoint, enter
 from jaxrnn.layer.prepared import Recompute
-from jaxrnn.layer.scan import Residuals, forward_segment
+from jaxrnn.layer.scan import Residuals, forward_segment, previous_states
 from jaxrnn.network.batch import Steps, read
 
 
 class Stack(NamedTuple):
     """Holds some layers that stand on one another, and what stands between them."""
 
-    layers: tuple[
-        Any, ...
-    ]  # what `take` of `forward` takes: PreparedCell or PreparedPair, to be differentiated by hand
+    layers: tuple[Any, ...]  # whatever `take` of `forward` takes; for `backward` PreparedCell or PreparedPair
     dtype: jnp.dtype  # what is computed in
     dropout: float  # the rate between layers
     residual: bool  # whether a layer adds what it was fed to what it hands up
@@ -134,6 +132,30 @@ def backward(
     return tuple(found), g
 
 
+def every_step(steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Steps, tuple[Residuals, ...]]:
+    """Cuts T steps and their residuals into T segments of one step, [T, 1, ...]; none of them has a loss."""
+
+    def cut(residuals: Residuals) -> Residuals:
+        return Residuals(previous_states(residuals), *_one_each((residuals.states, residuals.of_steps)))
+
+    return _one_each(steps._replace(loss=None)), tuple(map(cut, residuals))
+
+
+def _one_each(tree: ArrayTree) -> ArrayTree:
+    return jax.tree.map(lambda leaf: leaf[:, None], tree)
+
+
+def weight_grads(
+    stack: Stack, steps: Steps, residuals: tuple[Residuals, ...], deltas: tuple[Deltas, ...]
+) -> tuple[Params, ...]:
+    """Sums delta_t x_t^T and delta_t s_{t-1}^T over some steps, for every layer."""
+    found, inputs = [], inputs_of(stack, steps, residuals)[:-1]
+    for layer, fed, kept, delta in zip(stack.layers, inputs, residuals, deltas, strict=True):
+        previous = enter(steps.flags, layer.initial, previous_states(kept))
+        found.append(layer.cell.weight_grads(layer.params, layer.operands, fed, previous, delta))
+    return tuple(found)
+
+
 def zero_adjoints(state: tuple[State, ...], initial: tuple[State | None, ...]) -> tuple[Adjoint, ...]:
     """Makes the adjoints after the last step, of which nothing is asked yet."""
     return tuple(Adjoint(*jax.tree.map(jnp.zeros_like, both)) for both in zip(state, initial, strict=True))
@@ -148,12 +170,13 @@ def last_hidden(layers: tuple[Layer, ...], residual: bool, final: tuple[State, .
     return top
 
 
-def ask_last(layers: tuple[Any, ...], residual: bool, adjoints: tuple[Adjoint, ...], g: Array) -> tuple[Adjoint, ...]:
+def ask_last(layers: tuple[Layer, ...], residual: bool, adjoints: tuple[Adjoint, ...], g: Array) -> tuple[Adjoint, ...]:
     """Adds what the readout asks of the last states, [*batch, outputs]: the adjoint of `last_hidden`."""
     asked = list(adjoints)
     for i in range(len(layers)) if residual else [len(layers) - 1]:
         layer, (state, initial) = layers[i], adjoints[i]
-        both = isinstance(layer, Bidirectional)
-        state = tuple(map(add_to_hidden, state, layer.split(g))) if both else add_to_hidden(state, g)
-        asked[i] = Adjoint(state, initial)
+        if isinstance(layer, Bidirectional):
+            asked[i] = Adjoint(tuple(map(add_to_hidden, state, layer.split(g))), initial)
+        else:
+            asked[i] = Adjoint(add_to_hidden(state, g), initial)
     return tuple(asked)

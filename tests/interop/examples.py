@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 import jaxrnn
 
@@ -62,3 +63,12 @@ def assert_same(came: Any, expected: Any) -> None:
     assert jax.tree.structure(came) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(came), jax.tree.leaves(expected), strict=True):
         assert (a.shape, a.dtype, a.tobytes()) == (b.shape, b.dtype, np.asarray(b).tobytes())
+
+
+def cases(*tables: tuple) -> list:
+    """Returns a case for every mistake in tables of (function, {name: (arguments, error, message)})."""
+    return [
+        pytest.param(function, *mistake, id=f"{function.__name__}: {name}")
+        for function, mistakes in tables
+        for name, mistake in mistakes.items()
+    ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from interop.examples import D, H, params_of, stack
+from interop.examples import D, H, cases, params_of, stack
 
 import jaxrnn
 from jaxrnn import interop
@@ -280,11 +280,7 @@ KERAS_OUT: dict[str, tuple] = {
     "another's parameters": ((GRU, params_of((LSTM,))[0]), TypeError, "params must have the structure"),
     "parameters of a stack": ((GRU, params_of((GRU,))), TypeError, "params must have the structure"),
 }
-MISTAKES = [
-    pytest.param(function, *mistake, id=f"{function.__name__}: {name}")
-    for function, mistakes in ((interop.from_keras, KERAS_IN), (interop.to_keras, KERAS_OUT))
-    for name, mistake in mistakes.items()
-]
+MISTAKES = cases((interop.from_keras, KERAS_IN), (interop.to_keras, KERAS_OUT))
 
 
 @pytest.mark.parametrize(("function", "arguments", "error", "message"), MISTAKES)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from interop.examples import COVERING_ROWS, D, H, Layer, activation_of, assert_same, params_of, stack
+from interop.examples import COVERING_ROWS, D, H, Layer, activation_of, assert_same, cases, params_of, stack
 from oracles import relative_error
 
 import jaxrnn
@@ -254,11 +254,7 @@ TORCH_OUT: dict[str, tuple] = {
     "one way, then both": (((*stack("tanh"), *stack("tanh", 1, True)), ((), ())), ValueError, "got concatenate, none"),
     "layers that do not chain": (((ELMAN, ELMAN), ((), ())), ValueError, r"layers\[0\] has 5 .* layers\[1\] expects 3"),
 }
-MISTAKES = [
-    pytest.param(function, *mistake, id=f"{function.__name__}: {name}")
-    for function, mistakes in ((interop.from_torch, TORCH_IN), (interop.to_torch, TORCH_OUT))
-    for name, mistake in mistakes.items()
-]
+MISTAKES = cases((interop.from_torch, TORCH_IN), (interop.to_torch, TORCH_OUT))
 
 
 @pytest.mark.parametrize(("function", "arguments", "error", "message"), MISTAKES)

@@ -26,6 +26,16 @@ def truncation_bias():
     return script("truncation_bias")
 
 
+@pytest.fixture(scope="session")
+def speed_table():
+    return script("speed_table")
+
+
+@pytest.fixture
+def flow_picture():
+    return script("flow_picture")
+
+
 @pytest.fixture
 def call(monkeypatch):
     """Returns a function that calls a script with arguments."""

@@ -1,6 +1,5 @@
 """The speed in the README is the speed in the kept results, and new results take the place of old ones."""
 
-import importlib.util
 import pathlib
 import re
 import sys
@@ -11,23 +10,6 @@ SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
 LARGEST_PICTURE = 80_000  # bytes
 PNG = b"\x89PNG"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def speed_table():
-    return script("speed_table")
-
-
-@pytest.fixture
-def flow_picture():
-    return script("flow_picture")
 
 
 def row(cell="elman", T="100", **columns):
