@@ -137,10 +137,10 @@ def problem(cell: str, shape: Shape) -> tuple[jaxrnn.Network, tuple]:
     return net, (net.init(keys[0]), inputs, targets, None, None, mask)
 
 
-def contenders(net: jaxrnn.Network) -> dict[str, Callable]:
+def contenders(net: jaxrnn.Network, segment: int | str) -> dict[str, Callable]:
     """Returns what is compared, each `(params, inputs, targets) -> (loss, grads)`; the masked run takes more."""
     return {
-        "by hand": jaxrnn.value_and_grad(net),
+        "by hand": jaxrnn.value_and_grad(net, segment),
         "gates anew": jaxrnn.value_and_grad(net, recompute="gates"),
         "recomputed": jaxrnn.value_and_grad(net, recompute=True),
         "masked": jaxrnn.value_and_grad(net),
@@ -184,11 +184,11 @@ def compile_best(function: Callable, arguments: tuple, repeats: int = 3) -> tupl
     return compiled, min(times)
 
 
-def measure(cell: str, shape: Shape, budget: float) -> dict[str, Result]:
+def measure(cell: str, shape: Shape, budget: float, segment: int | str = "auto") -> dict[str, Result]:
     """Measures every contender at one shape, alternating until `budget` seconds are spent."""
     net, everything = problem(cell, shape)
     compiled, results = {}, {}
-    for name, function in contenders(net).items():
+    for name, function in contenders(net, segment).items():
         arguments = everything if name == "masked" else everything[:3]
         program, compile_seconds = compile_best(function, arguments)
         memory = program.memory_analysis()
@@ -263,6 +263,7 @@ def main() -> None:
     parser.add_argument("--cell", choices=CELLS, default="elman")
     parser.add_argument("--shapes", type=int, nargs="*", help="numbers of shapes, from 1; all by default")
     parser.add_argument("--seconds", type=float, default=15.0, help="time to spend on each shape")
+    parser.add_argument("--segment", type=int, help="K of the contender by hand; what fits by default")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("bench"), help="where the results go")
     options = parser.parse_args()
     rate = product_flops_per_second()
@@ -272,7 +273,9 @@ def main() -> None:
     shapes = SHAPES if options.cell == "elman" else GATED_SHAPES
     for number in options.shapes or range(1, len(shapes) + 1):
         shape = shapes[number - 1]
-        rows.append(compare(options.cell, shape, measure(options.cell, shape, options.seconds), rate))
+        rows.append(
+            compare(options.cell, shape, measure(options.cell, shape, options.seconds, options.segment or "auto"), rate)
+        )
         rows[-1] |= {"torch ms": torch_milliseconds(options.cell, shape, options.seconds), **where}
         if len(rows) == 1:
             print(" | ".join(rows[0]))

@@ -52,7 +52,7 @@ def value_and_grad(
             gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
             one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
             and memory grows like it. (LSTM, T,B,D,H,V = 128,64,128,256,128, 2 cores with AVX-512: 57 MB, 27 MB at the
-            same time, and 12 MB at 1.1 times the time.)
+            same time, and 12 MB at 1.1 times the time; `scripts/bench.py --cell lstm`.)
         truncate: None for the whole gradient, or one of three estimates of it: `jaxrnn.Carried(k)`, `jaxrnn.Window(k)`,
             `jaxrnn.Tail(k)`.
         memory_budget: bytes of temporary memory: segment and recompute are then chosen to fit it, the fastest first.
