@@ -135,9 +135,9 @@ class _Sizes:
         state, residuals, work = map(sum, zip(*layers, strict=True)) if layers else (0, 0, 0)
         logits = _logit_bytes(net, self.rows, dtype) if self.last == count else 0
         self.step = StepBytes(state, residuals, work + logits)
-        # One layer at a time is in the cache: a stack is cut as its widest layer would be. Three Elman layers at T,B,D,H,V
-        # = 100,32,64,128,65, 2 cores with AVX2 (scripts/bench.py --shapes 10, and --segment 25, where all three would be
-        # cut together): 25 ms and 22 MB against 33 ms and 11 MB; jax.grad 35 ms and 25 MB.
+        # One layer at a time is in the cache: a stack is cut as its widest layer would be. Three Elman layers, 2 cores
+        # with AVX2 (scripts/bench.py --shapes 10, and --segment 25, where all three would be cut together): 25 ms and
+        # 22 MB against 33 ms and 11 MB; jax.grad 35 ms and 25 MB.
         self.widest = max([size.total for size in layers] + [1]) + logits
         # Measured: a layer's gradients of one segment beside the sum of them, or its W laid out anew; a readout's once.
         self.weights = 2 * nbytes(params.layers) + nbytes(params.readout)
