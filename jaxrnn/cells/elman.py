@@ -143,11 +143,11 @@ class Elman(Cell):
     ) -> ElmanParams:
         """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
         previous = scale(previous, operands.dropout_mask)
-        delta_T = columns(deltas)  # [H, K * B]
+        delta_T = columns(deltas)  # [H, K, *batch]
         return ElmanParams(
             U=sum_of_outer_products(delta_T, inputs, self.inputs),
             W=sum_of_outer_products(delta_T, previous, self.hidden),
-            b=sum_of(delta_T) if self.bias else None,
+            b=sum_of(deltas) if self.bias else None,
         )
 
     def weight_factors(self, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array) -> ElmanParams:

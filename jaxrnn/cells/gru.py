@@ -154,13 +154,13 @@ class GRU(Cell):
         self, params: GRUParams, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas
     ) -> GRUParams:
         """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
-        delta_T, delta_n_T = columns(deltas[0]), columns(deltas[1])  # [3H, K * B], [H, K * B]
+        delta_T, delta_n_T = map(columns, deltas)  # [3H, K, *batch], [H, K, *batch]
         of_inputs = delta_T[: 2 * self.hidden], delta_n_T
         return GRUParams(
             U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in of_inputs]),
             W=sum_of_outer_products(delta_T, scale(previous, operands.dropout_mask), self.hidden),
-            b=jnp.concatenate([sum_of(part) for part in of_inputs]) if self.bias else None,
-            d=sum_of(delta_T[2 * self.hidden :]) if self.bias else None,
+            b=sum_of(self._of_inputs(deltas)) if self.bias else None,
+            d=sum_of(deltas[0][..., 2 * self.hidden :]) if self.bias else None,
         )
 
     def weight_factors(self, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas) -> GRUParams:

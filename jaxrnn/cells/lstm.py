@@ -167,11 +167,11 @@ class LSTM(Cell):
         self, params: LSTMParams, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array
     ) -> LSTMParams:
         """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
-        delta_T = columns(deltas)  # [4H, K * B]
+        delta_T = columns(deltas)  # [4H, K, *batch]
         return LSTMParams(
             U=sum_of_outer_products(delta_T, inputs, self.inputs),
             W=sum_of_outer_products(delta_T, scale(previous.s, operands.dropout_mask), self.hidden),
-            b=sum_of(delta_T) if self.bias else None,
+            b=sum_of(deltas) if self.bias else None,
         )
 
     def weight_factors(self, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from chex import Array
 
 from jaxrnn.arguments import accumulation_dtype, check_positive
-from jaxrnn.cells.affine import affine, affine_input_grads, sum_of, sum_of_outer_products
+from jaxrnn.cells.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
 
 
 class ReadoutParams(NamedTuple):
@@ -65,7 +65,8 @@ class Readout:
     def adjoint(self, params: ReadoutParams, hidden: Array, e: Array) -> tuple[Array, ReadoutParams]:
         """Computes g_t = V^T e_t [..., H], and dE/dV, dE/dc summed over all steps of e [..., V]."""
         e = e.astype(hidden.dtype)
-        # A copy in this layout gains nothing, and costs time at large V.
-        e_T = e.reshape(-1, self.outputs).T  # [V, K * B]
-        dV = sum_of_outer_products(e_T, hidden, self.hidden)
-        return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e_T) if self.bias else None)
+        if self.outputs > 4 * self.hidden:  # the smaller factor of the product is the one that is laid out anew
+            dV = sum_of_outer_products(columns(hidden), e, self.outputs).T
+        else:
+            dV = sum_of_outer_products(jnp.moveaxis(e, -1, 0), hidden, self.hidden)
+        return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e) if self.bias else None)
