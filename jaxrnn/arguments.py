@@ -11,6 +11,8 @@ import numpy as np
 from chex import Array, ArrayTree
 from jax.typing import DTypeLike
 
+SYMBOLIC_BATCH = 32  # a batch of ordinary size
+
 
 def is_integer(array: Array) -> bool:
     """Tells whether the array holds tokens or labels (integers) rather than numbers."""
@@ -18,8 +20,8 @@ def is_integer(array: Array) -> bool:
 
 
 def is_concrete(array: Array) -> bool:
-    """Tells whether the values can be read now, outside every transformation."""
-    return not isinstance(array, jax.core.Tracer)
+    """Tells whether all values can be read now: outside every transformation, and in this process."""
+    return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def check_positive(name: str, value: int) -> None:
@@ -112,6 +114,11 @@ def batch_shape(inputs: Array) -> tuple[int, ...]:
     return inputs.shape[1:] if is_integer(inputs) else inputs.shape[1:-1]
 
 
+def count(shape: tuple[int, ...]) -> int:
+    """Counts the numbers of an array, to decide by; a symbolic batch (`jax.export`) counts as one of SYMBOLIC_BATCH."""
+    return math.prod(size if isinstance(size, int) else SYMBOLIC_BATCH for size in shape)
+
+
 def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> None:
     """Raises unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
     came: Any = jax.tree.structure(value)
@@ -131,7 +138,7 @@ def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> 
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
     """Returns the dtype that sums over time are taken in: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return jnp.dtype(dtype) if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
 
 
 def float_dtype(*trees: ArrayTree) -> jnp.dtype:

@@ -34,7 +34,7 @@ def affine(U_T: Array, b: Array | None, inputs: Array, dtype: DTypeLike | None =
         z, [..., H].
     """
     z = _product(U_T, inputs, dtype)  # [..., H]
-    return z if b is None else z + b
+    return z if b is None else z + jnp.expand_dims(b, range(z.ndim - 1))
 
 
 def _product(U_T: Array, inputs: Array, dtype: DTypeLike | None) -> Array:

@@ -14,6 +14,7 @@ from jaxrnn.cells.base import State
 from jaxrnn.gradients.options import GradientOptions
 from jaxrnn.gradients.truncation import Truncation
 from jaxrnn.gradients.whole import whole
+from jaxrnn.layer.sharding import sum_over_shards
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.setup import set_up
@@ -136,6 +137,7 @@ def value_and_grad(
         gradient = whole if truncate is None else truncate.gradient
         found = gradient(setup, plan, setup.state, setup.zeros, setup.steps)
         grads = found.sums.grads._replace(state=setup.learned_grads(found.sums.adjoints))
+        grads = sum_over_shards(grads, params)
         extras = (found.final,) * return_state + (found.lags,) * return_lags + (found.norms,) * return_flow
         return ((found.sums.E, *extras) if extras else found.sums.E), cast_like(grads, params)
 

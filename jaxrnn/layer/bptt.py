@@ -115,7 +115,7 @@ def scan_adjoints(
 
 def zero_grads(params: Params) -> Params:
     """Makes zeros like the parameters, to sum gradients up in: in float32 at least."""
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, accumulation_dtype(leaf.dtype)), params)
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, accumulation_dtype(leaf.dtype)), params)
 
 
 def _norms(tree: ArrayTree) -> Array:

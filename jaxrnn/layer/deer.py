@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from chex import Array
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxrnn.arguments import cast_like, check_positive
@@ -20,6 +21,7 @@ from jaxrnn.layer.forward_mode import reverse_mode_only
 from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step, enter, leave
 from jaxrnn.layer.prepared import Backward, PreparedCell, ScanOptions, check_backward
 from jaxrnn.layer.scan import Residuals, forward_segment, previous_states
+from jaxrnn.layer.sharding import layer_spec, vary_alike, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, check_call, prepare_call
 
 
@@ -108,12 +110,19 @@ def deer(
         raise ValueError(f"damping must lie in 0 .. 1, 1 excluded, got {damping}")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be positive, got {tolerance}")
-    call = check_call(cell, params, LayerCall(inputs, state, Flags(mask, reset), initial), compute_dtype)
-    if tolerance is None:
-        tolerance = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps))
-    options = NewtonOptions(diagonal, damping, tolerance, iterations, backward)
-    params, xs, before, first = reverse_mode_only((params, call.inputs, call.state, call.initial))
-    return _deer(cell, options, params, call._replace(inputs=xs, state=before, initial=first))
+
+    def run(params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
+        call = check_call(cell, params, call, compute_dtype)
+        enough = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps)) if tolerance is None else tolerance
+        options = NewtonOptions(diagonal, damping, enough, iterations, backward)
+        params, call = vary_alike((params, call))
+        params, xs, before, first = reverse_mode_only((params, call.inputs, call.state, call.initial))
+        return _deer(cell, options, params, call._replace(inputs=xs, state=before, initial=first))
+
+    def spread(_: Params, call: LayerCall) -> tuple[PartitionSpec, ...]:
+        return *layer_spec(call.inputs), PartitionSpec()
+
+    return with_automatic_axes(run, spread)(params, LayerCall(inputs, state, Flags(mask, reset), initial))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -164,7 +173,7 @@ def _solve(equations: _Equations) -> tuple[State, Convergence]:
 
     start = flatten(call.state)
     everywhere = jnp.broadcast_to(start, (call.inputs.shape[0], *start.shape))
-    first = equations.at(equations.take(everywhere)[0], jnp.int32(0))  # every step taken from s_0
+    first = equations.at(equations.take(everywhere)[0], vary_alike(jnp.int32(0), start))  # every step taken from s_0
     last = lax.while_loop(going_on, iterate, first)
     converged = last.residual <= options.tolerance
 

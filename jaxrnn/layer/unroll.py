@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in
+from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, count, dtype_to_compute_in
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
@@ -39,6 +38,7 @@ from jaxrnn.layer.segments import (
     segment_length,
     split,
 )
+from jaxrnn.layer.sharding import layer_spec, vary_alike, with_automatic_axes
 
 
 class LayerCall(NamedTuple):
@@ -128,8 +128,12 @@ def unroll(
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
+
+    def run(params: Params, call: LayerCall) -> tuple[Array, State]:
+        return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
+
     call = LayerCall(inputs, state, Flags(mask, reset), initial, dropout_mask)
-    return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
+    return with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
 
 
 def check_call(layer: Layer, params: Params, call: LayerCall, compute_dtype: DTypeLike | None) -> LayerCall:
@@ -161,6 +165,7 @@ def unroll_layer(
             for cell, own, half, reverse in directions
         )
         return layer.join(forward, backward), (last, first)
+    params, call = vary_alike((params, call))
     if gradient == "autodiff":
         return scan_forward(layer, options, params, call)
     params, inputs, state, initial = reverse_mode_only((params, call.inputs, call.state, call.initial))
@@ -261,5 +266,5 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     sizes = layer_bytes(layer.cell, layer.params, call.inputs, call.state)
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
-    rows = math.prod(hidden_of(call.state).shape[:-1])
+    rows = count(hidden_of(call.state).shape[:-1])
     return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if recompute == "none" else 0)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from chex import Array, PRNGKey
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxrnn.arguments import accumulation_dtype, cast, check_choice, check_rate, dtype_to_compute_in
@@ -17,6 +18,7 @@ from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
 from jaxrnn.layer.scan import Residuals, check_steps
+from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
 from jaxrnn.network.batch import Batch, Call, Steps, read
 from jaxrnn.network.checks import check_loss, check_params, check_state, draw_dropout
@@ -144,9 +146,16 @@ class Network:
             ValueError, TypeError: as `jaxrnn.unroll`.
         """
         check_choice("gradient", gradient, ("bptt", "autodiff"))
-        batch = Batch(inputs, mask=mask, reset=reset)
-        top, final = _unroll(self, params, check_call(self, params, batch, state, key, compute_dtype), gradient)
-        return self.readout.apply(cast(params.readout, top.dtype), top), final
+
+        def run(params: NetworkParams, batch: Batch, state: Any, key: PRNGKey | None) -> tuple[Array, Any]:
+            top, final = _unroll(self, params, check_call(self, params, batch, state, key, compute_dtype), gradient)
+            return self.readout.apply(cast(params.readout, top.dtype), top), final
+
+        def spread(_: NetworkParams, batch: Batch, *others: Any) -> tuple[PartitionSpec, PartitionSpec]:
+            outputs, state = layer_spec(batch.inputs)
+            return state if self.last_step else outputs, state
+
+        return with_automatic_axes(run, spread)(params, Batch(inputs, mask=mask, reset=reset), state, key)
 
     def loss(
         self,
@@ -169,13 +178,20 @@ class Network:
         nothing is left out. With `return_state`, returns `(E, final)`.
         """
         check_choice("gradient", gradient, ("bptt", "autodiff"))
+
+        def run(params: NetworkParams, batch: Batch, state: Any, key: PRNGKey | None) -> tuple[Array, Any]:
+            call = check_call(self, params, batch, state, key, compute_dtype)
+            steps = check_loss(call, batch, self.objective, self.readout.outputs, self.last_step)
+            top, final = _unroll(self, params, call, gradient)
+            outputs = self.readout.apply(cast(params.readout, top.dtype), top)
+            errors = blank(steps.there, self.objective(outputs, read(steps.targets, steps.there, outputs.dtype)))
+            return jnp.sum(steps.weights * errors, dtype=accumulation_dtype(outputs.dtype)), final  # [T, *batch]
+
+        def spread(_: NetworkParams, batch: Batch, *others: Any) -> tuple[PartitionSpec, PartitionSpec]:
+            return PartitionSpec(), layer_spec(batch.inputs)[1]
+
         batch = Batch(inputs, targets, weights, mask, reset)
-        call = check_call(self, params, batch, state, key, compute_dtype)
-        steps = check_loss(call, batch, self.objective, self.readout.outputs, self.last_step)
-        top, final = _unroll(self, params, call, gradient)
-        outputs = self.readout.apply(cast(params.readout, top.dtype), top)
-        errors = blank(steps.there, self.objective(outputs, read(steps.targets, steps.there, outputs.dtype)))
-        E = jnp.sum(steps.weights * errors, dtype=accumulation_dtype(outputs.dtype))  # of errors [T, *batch]
+        E, final = with_automatic_axes(run, spread)(params, batch, state, key)
         return (E, final) if return_state else E
 
 

@@ -15,6 +15,7 @@ from jaxrnn.layer.both_ways import prepare_layer
 from jaxrnn.layer.bptt import zero_grads
 from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.prepared import FORWARD_IN_TIME, ScanOptions
+from jaxrnn.layer.sharding import vary_alike
 from jaxrnn.network.batch import Batch, Call, LossSteps, Steps
 from jaxrnn.network.checks import check_loss
 from jaxrnn.network.network import Network, NetworkParams, check_call, start_states
@@ -88,16 +89,20 @@ def set_up(
     loss_steps = None
     if batch.targets is not None:
         loss_steps = check_loss(call, batch, net.objective, net.readout.outputs, net.last_step)
-    before, initial = start_states(net, call, params.state)
-    parts = zip(net.layers, params.layers, call.dropout, initial, strict=True)
+    steps, dropout = call.steps._replace(loss=loss_steps), call.dropout
+    params, steps, dropout, (before, initial) = vary_alike(
+        (params, steps, dropout, start_states(net, call, params.state))
+    )
+    parts = zip(net.layers, params.layers, dropout, initial, strict=True)
     layers = tuple(prepare_layer(layer, own, call.dtype, mask, s_0, options) for layer, own, mask, s_0 in parts)
+    E = vary_alike(jnp.zeros((), accumulation_dtype(call.dtype)), before)
     return Setup(
         net,
         Stack(layers, call.dtype, net.dropout, net.residual),
         Loss(net.readout, net.objective, cast(params.readout, call.dtype)),
-        call.steps._replace(loss=None if net.last_step else loss_steps),
-        loss_steps if net.last_step else None,
+        steps._replace(loss=None) if net.last_step else steps,
+        steps.loss if net.last_step else None,
         before,
         call,
-        Sums(jnp.zeros((), accumulation_dtype(call.dtype)), zero_grads(params), zero_adjoints(before, initial)),
+        Sums(E, zero_grads(params), zero_adjoints(before, initial)),
     )
