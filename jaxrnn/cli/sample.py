@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from jaxrnn.tasks import sampling
+from jaxrnn.tasks import text
 from jaxrnn.training import experiment
 from jaxrnn.training.run_folder import Run
 
@@ -32,7 +32,7 @@ def sample(run: pathlib.Path, prompt: str, temperature: float, length: int, seed
     if vocabulary is None:
         raise ValueError(f"{str(run)!r} was not trained on text, and has none to write")
     net, params = experiment.load_best(opened)
-    characters = sampling.sample(net, params, vocabulary, prompt, length, temperature, seed)
+    characters = text.sample(net, params, vocabulary, prompt, length, temperature, seed)
     for character in _flushed(itertools.chain(prompt.lstrip("\n"), characters)):
         click.echo(character, nl=False)
     click.echo()

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences
 
 
 class Metrics(NamedTuple):

@@ -16,8 +16,8 @@ import optax
 
 from jaxrnn.cells.elman import Elman
 from jaxrnn.network.network import Network, NetworkParams, Readout
+from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.registry import TASKS
 from jaxrnn.training import step
 from jaxrnn.training.evaluate import Metrics, evaluate
 from jaxrnn.training.fit import Log, Outcome, fit

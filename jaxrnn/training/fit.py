@@ -13,7 +13,7 @@ import chex
 import jax.numpy as jnp
 
 from jaxrnn.network.network import NetworkParams
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences
 from jaxrnn.training.evaluate import Metrics
 from jaxrnn.training.step import Step, TrainState, averaged_params
 

@@ -13,7 +13,7 @@ from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cells.lstm import LSTM
-from jaxrnn.tasks.registry import TASKS
+from jaxrnn.tasks import TASKS
 
 CELLS: dict[str, Any] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 

@@ -15,7 +15,7 @@ from jaxrnn.arguments import check_choice, check_scale
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences
 
 Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Array]]]
 
@@ -123,7 +123,7 @@ def make_step(
             scan has: flow, clip and vanishing.
 
     >>> import jax, optax, jaxrnn, jaxrnn.training.step
-    >>> from jaxrnn.tasks.sequences import Sequences
+    >>> from jaxrnn.tasks.base import Sequences
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
     >>> optimizer = optax.adam(1e-2)
     >>> train = jaxrnn.training.step.initial_train_state(net, optimizer, 2, jax.random.key(0))

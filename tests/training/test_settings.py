@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxrnn.tasks.registry import TASKS
+from jaxrnn.tasks import TASKS
 from jaxrnn.training.settings import Settings, recipe
 
 
