@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -15,11 +16,12 @@ import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxrnn.cli.group import console
+from jaxrnn.cli.group import PATH, console
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
 from jaxrnn.training.experiment import Experiment
+from jaxrnn.training.fit import Log
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings, recipe
 
@@ -43,9 +45,7 @@ def _with_settings(command: Callable) -> Callable:
 
 @click.command(short_help="Learn a text, or another task.")
 @_with_settings
-@click.option(
-    "--out", type=click.Path(path_type=pathlib.Path), help="Make this the folder of the run.  [default: new, in runs/]"
-)
+@click.option("--out", type=PATH, help="Make this the folder of the run.  [default: new, in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
 def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
@@ -66,7 +66,7 @@ def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: An
         run = Run.create(out or _new_folder(now.task), experiment.record(now), overwrite)
     console.print(_describe(now, run))
     state = run.restore(jax.eval_shape(now.initial_state)) if resume else now.initial_state()
-    with _Bar(now, int(state.step)) as show:
+    with _bar(now, int(state.step)) as show:
         outcome = now.train(run, state, show)
     if outcome.interrupted:
         console.print(f"Interrupted after step {int(outcome.train.step)}; saved in {run.path}. To go on:")
@@ -105,41 +105,32 @@ def _describe(now: Experiment, run: Run) -> str:
     return "\n".join(lines)
 
 
-class _Bar:
-    """Shows the progress of a training; as a context, it gives the function to call with metrics."""
+@contextlib.contextmanager
+def _bar(now: Experiment, done: int) -> Iterator[Log]:
+    """Shows the progress of a training; gives the function to call with metrics."""
+    figures, start = TextColumn("{task.fields[figures]}"), time.perf_counter()
+    columns = [TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn(), figures, TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as bar:
+        shown = bar.add_task("training", total=now.settings.steps, completed=done, figures="compiling")
 
-    def __init__(self, now: Experiment, done: int) -> None:
-        self.task, self.done, self.start = now.task, done, time.perf_counter()
-        columns = [
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        ]
-        self.bar = Progress(*columns, console=console, transient=True)
-        self.shown = self.bar.add_task("training", total=now.settings.steps, completed=done, figures="compiling")
+        def show(metrics: dict[str, Any]) -> None:
+            """Moves the bar for a training metric; prints a line for a validation."""
+            step, elapsed = metrics["step"], time.perf_counter() - start
+            if "loss" in metrics:
+                speed = f"{(step - done) / elapsed:,.1f} steps/s"
+                bar.update(shown, completed=step, figures=f"{_in_words(now.task, metrics['loss'])}  {speed}")
+            elif "validation_loss" in metrics:
+                rate = metrics.get("validation_error_rate")
+                wrong = "" if rate is None else f", {rate:.2%} wrong"
+                error = _in_words(now.task, metrics["validation_loss"])
+                bar.console.print(f"step {step:>6}  validation {error}{wrong}  ({elapsed:.0f} s)")
 
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        self.bar.__enter__()
-        return self.show
+        yield show
 
-    def __exit__(self, *arguments: Any) -> None:
-        self.bar.__exit__(*arguments)
 
-    def show(self, metrics: dict[str, Any]) -> None:
-        """Moves the bar for a training metric; prints a line for a validation."""
-        step, elapsed = metrics["step"], time.perf_counter() - self.start
-        if "loss" in metrics:
-            speed = (step - self.done) / elapsed
-            self.bar.update(self.shown, completed=step, figures=f"{self._error(metrics['loss'])}  {speed:,.1f} steps/s")
-        elif "validation_loss" in metrics:
-            rate = metrics.get("validation_error_rate")
-            figures = self._error(metrics["validation_loss"]) + ("" if rate is None else f", {rate:.2%} wrong")
-            self.bar.console.print(f"step {step:>6}  validation {figures}  ({elapsed:.0f} s)")
-
-    def _error(self, error: float) -> str:
-        units = {self.task.unit: 1.0, **self.task.further_units}
-        return ", ".join(f"{error * count:.4f} {unit}" for unit, count in units.items())
+def _in_words(task: Task, error: float) -> str:
+    units = {task.unit: 1.0, **task.further_units}
+    return ", ".join(f"{error * count:.4f} {unit}" for unit, count in units.items())
 
 
 def _conclude(now: Experiment, run: Run) -> None:

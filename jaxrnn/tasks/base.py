@@ -21,14 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # The settings that suit several tasks, where the defaults do not.
-RECIPE: dict[str, Any] = {
-    "hidden": 100,
-    "input_scale": 1.0,
-    "recurrent_scale": 1.0,
-    "batch": 64,
-    "rate": 1e-3,
-    "steps": 4000,
-}
+RECIPE: dict[str, Any] = {"input_scale": 1.0, "recurrent_scale": 1.0, "batch": 64, "rate": 1e-3, "steps": 4000}
 
 
 class Sequences(NamedTuple):

@@ -25,7 +25,7 @@ class EndlessTask(Task):
     """Draws its sequences: fresh ones at every step, and a thousand others that validate."""
 
     length_is = "the steps of a sequence"
-    recipe = RECIPE
+    recipe: ClassVar = RECIPE | {"hidden": 100}
 
     @abc.abstractmethod
     def draw(self, key: chex.PRNGKey, size: int) -> Sequences:
@@ -67,7 +67,7 @@ class Adding(EndlessTask):
     inputs, outputs = 2, 1
     last_step = True
     baselines: ClassVar = {"always one": 1 / 6}  # the variance of the sum of two uniform numbers
-    recipe: ClassVar = RECIPE | {"activation": "relu", "initializer": "identity", "input_scale": 0.03}
+    recipe: ClassVar = RECIPE | {"hidden": 100, "activation": "relu", "initializer": "identity", "input_scale": 0.03}
     least_length = 2
 
     def draw(self, key: chex.PRNGKey, size: int) -> Sequences:

@@ -136,9 +136,7 @@ def make_step(
     check_choice("gradient", gradient, ("bptt", "autodiff"))
     check_scale("noise", noise)
     if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
-        raise ValueError(
-            'flow, clip and vanishing need gradient="bptt": autodiff does not let them into its reverse pass'
-        )
+        raise ValueError('flow, clip and vanishing need gradient="bptt": autodiff lets nobody into its reverse pass')
     if gradient == "bptt":
         loss_and_gradient = value_and_grad(net, segment, clip=clip, return_state=True, return_flow=flow)
     else:
@@ -177,10 +175,5 @@ def _enter_batch(net: Network, train: TrainState, batch: Sequences) -> tuple[tup
 def _add_noise(params: NetworkParams, deviation: float, key: chex.PRNGKey) -> NetworkParams:
     if not deviation:
         return params
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    keys = optax.tree.split_key_like(key, params)
+    return jax.tree.map(lambda p, key: p + deviation * jax.random.normal(key, p.shape, p.dtype), params, keys)

@@ -7,7 +7,7 @@ import pytest
 import jaxrnn
 from jaxrnn.tasks import TASKS, chorales, endless, reber
 from jaxrnn.tasks.endless import Adding, CopyMemory, TemporalOrder
-from jaxrnn.training.evaluate import evaluate
+from jaxrnn.training.fit import evaluate
 
 
 def test_copy_memory():

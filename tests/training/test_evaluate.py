@@ -6,7 +6,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn.tasks.base import Sequences
-from jaxrnn.training.evaluate import evaluate
+from jaxrnn.training.fit import evaluate
 
 NET = jaxrnn.Network((jaxrnn.Elman(7, 12),), jaxrnn.Readout(12, 7), jaxrnn.softmax_cross_entropy)
 
