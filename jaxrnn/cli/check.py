@@ -53,8 +53,7 @@ def check(
         verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
         figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
         table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
-    T, B, dtype = options["steps"], options["batch"], options["dtype"]
-    console.print(f"Relative errors of the gradients: {dtype}, T = {T}, B = {B}")
+    console.print("Relative errors of the gradients: {dtype}, T = {steps}, B = {batch}".format(**options))
     console.print(table)
     console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
     times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())

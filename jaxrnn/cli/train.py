@@ -20,12 +20,10 @@ from jaxrnn.cli.group import PATH, console
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
-from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.fit import Log
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings, recipe
 
-FIELDS = dataclasses.fields(Settings)
 DEFAULT_TASK = Settings().task
 
 
@@ -35,11 +33,11 @@ def _flag(name: str) -> str:
 
 def _with_settings(command: Callable) -> Callable:
     """Adds an option for every field of `Settings`; left out, it is what the task's recipe says."""
-    for field in reversed(FIELDS):
+    for field in reversed(dataclasses.fields(Settings)):
         choices, default = field.metadata["choices"], field.default
         kind = click.Choice(choices) if choices else str if default is None else type(default)
         shown = f"  [default for {DEFAULT_TASK}: {default}]" if default else ""
-        command = click.option(_flag(field.name), field.name, type=kind, help=field.metadata["help"] + shown)(command)
+        command = click.option(_flag(field.name), type=kind, help=field.metadata["help"] + shown)(command)
     return command
 
 
@@ -75,7 +73,7 @@ def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: An
     _conclude(now, run)
 
 
-def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) -> tuple[Run, Experiment]:
+def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) -> tuple[Run, experiment.Experiment]:
     if out is None:
         raise ValueError("--resume needs --out with the folder of the run")
     if overwrite:
@@ -92,21 +90,17 @@ def _new_folder(task: Task) -> pathlib.Path:
     return next(path for path in (pathlib.Path("runs") / name for name in names) if not path.exists())
 
 
-def _describe(now: Experiment, run: Run) -> str:
+def _describe(now: experiment.Experiment, run: Run) -> str:
     settings = now.settings
     size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(now.initial_state).params))
     kind = type(now.net.layers[0]).__name__
     of_cell = f"{settings.hidden}, {settings.activation}" if settings.cell == "elman" else f"{settings.hidden}"
-    lines = [
-        *now.task.describe(),
-        f"Network: {settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}",
-        f"Folder: {run.path}",
-    ]
-    return "\n".join(lines)
+    network = f"{settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}"
+    return "\n".join([*now.task.describe(), f"Network: {network}", f"Folder: {run.path}"])
 
 
 @contextlib.contextmanager
-def _bar(now: Experiment, done: int) -> Iterator[Log]:
+def _bar(now: experiment.Experiment, done: int) -> Iterator[Log]:
     """Shows the progress of a training; gives the function to call with metrics."""
     figures, start = TextColumn("{task.fields[figures]}"), time.perf_counter()
     columns = [TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn(), figures, TimeRemainingColumn()]
@@ -133,20 +127,18 @@ def _in_words(task: Task, error: float) -> str:
     return ", ".join(f"{error * count:.4f} {unit}" for unit, count in units.items())
 
 
-def _conclude(now: Experiment, run: Run) -> None:
+def _conclude(now: experiment.Experiment, run: Run) -> None:
     """Prints the table of a finished run, and adds pictures and a sample to its folder."""
     net, params = experiment.load_best(run)
     _print_errors(now, run, params)
-    figures = {
+    figures: dict[str, Any] = {
         "learning_curve.png": learning_curve(run.metrics(), now.task.baselines, now.task.unit),
         "examples.png": now.task.picture(net, params),
     }
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    for name, figure in drawn.items():
-        figure.savefig(run.path / name, dpi=150)
-    written = list(drawn)
-    sample = now.task.sample(net, params)
-    if sample is not None:
+    written = [name for name, figure in figures.items() if figure is not None]
+    for name in written:
+        figures[name].savefig(run.path / name, dpi=150)
+    if (sample := now.task.sample(net, params)) is not None:
         (run.path / "sample.txt").write_text(sample, encoding="utf-8")
         written.append("sample.txt")
         console.print("A sample:\n")
@@ -157,7 +149,7 @@ def _conclude(now: Experiment, run: Run) -> None:
         console.print(f"  jaxrnn sample {run.path} --prompt 'The '")
 
 
-def _print_errors(now: Experiment, run: Run, params: Any) -> None:
+def _print_errors(now: experiment.Experiment, run: Run, params: Any) -> None:
     """Prints the validation error, and that of the test part where there is one, beside the baselines."""
     step, loss = run.best_validation()
     errors = {**now.task.baselines, f"this network (step {step})": loss}
@@ -168,6 +160,5 @@ def _print_errors(now: Experiment, run: Run, params: Any) -> None:
     for name, error in errors.items():
         table.add_row(name, *(f"{error * count:.4f}" for count in units.values()))
     console.print(table)
-    rate = now.validate(params).error_rate
-    if rate is not None:
-        console.print(f"Wrong answers: {rate:.2%}")
+    if now.task.classes:
+        console.print(f"Wrong answers: {now.validate(params).error_rate:.2%}")

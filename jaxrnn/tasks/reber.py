@@ -60,13 +60,13 @@ def batch(seed: int, size: int) -> Strings:
     strings = [_string(random) for _ in range(size)]
     lengths = np.array([len(symbols) - 1 for symbols, _ in strings])
     T = lengths.max()
-    inputs, targets = np.zeros((T, size), np.int32), np.zeros((T, size), np.int32)
+    inputs, targets = np.zeros((2, T, size), np.int32)
     allowed = np.zeros((T, size, len(SYMBOLS)), bool)
     for b, (symbols, following) in enumerate(strings):
-        tokens = [SYMBOLS.index(symbol) for symbol in symbols]
+        tokens = list(map(SYMBOLS.index, symbols))
         inputs[: lengths[b], b], targets[: lengths[b], b] = tokens[:-1], tokens[1:]
         for t, several in enumerate(following):
-            allowed[t, b, [SYMBOLS.index(symbol) for symbol in several]] = True
+            allowed[t, b, list(map(SYMBOLS.index, several))] = True
     mask = np.arange(T)[:, None] < lengths
     return Strings(Sequences(inputs, targets, mask=mask), allowed, lengths - 2)
 

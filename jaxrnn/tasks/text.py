@@ -298,9 +298,7 @@ class NextCharacter(Task):
     def excerpt(self, steps: int, size: int, seed: int) -> Sequences:
         tokens = self.text.validation
         if len(tokens) <= steps + 1:
-            raise ValueError(
-                f"steps must be less than the {len(tokens)} characters of the validation text, got {steps}"
-            )
+            raise ValueError(f"steps must be less than the {len(tokens)} characters to validate on, got {steps}")
         starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, size)
         pieces = tokens[starts + np.arange(steps + 1)[:, None]]  # [T + 1, B]
         return Sequences(pieces[:-1], pieces[1:])
