@@ -23,9 +23,10 @@ import optax
 
 import jaxrnn
 from jaxrnn import flow
-from jaxrnn.tasks.adding import BASELINE, Adding
+from jaxrnn.tasks.endless import Adding
 
 HIDDEN, BATCH = 100, 64
+BASELINE = Adding.baselines["always one"]
 History = list[dict[str, float]]  # of one training: update, error, horizon
 
 

@@ -11,8 +11,10 @@ from jaxrnn.cli.group import Group
 from jaxrnn.cli.sample import sample
 from jaxrnn.cli.train import train
 
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(cls=Group, commands=[train, sample, check, flow], context_settings=HELP)
 @click.version_option(jaxrnn.__version__, prog_name="jaxrnn")
 def main() -> None:
     """Recurrent networks in JAX, with back-propagation through time written by hand.
@@ -24,7 +26,3 @@ def main() -> None:
     jaxrnn check           hold the gradients against autodiff and finite differences
     jaxrnn flow RUN        see how far back its gradients reach, and why no further
     """
-
-
-for command in (train, sample, check, flow):
-    main.add_command(command)

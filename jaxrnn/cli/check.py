@@ -10,7 +10,7 @@ import click
 from rich.table import Table
 
 import jaxrnn
-from jaxrnn.cli.group import console
+from jaxrnn.cli.group import console, option
 from jaxrnn.gradients import check as checking
 
 OBJECTIVES = {
@@ -21,23 +21,19 @@ OBJECTIVES = {
 
 
 @click.command(short_help="Hold the gradients against autodiff and finite differences.")
-@click.option("--inputs", default=32, show_default=True, help="Set D, the number of features or tokens.")
-@click.option("--hidden", default=64, show_default=True, help="Set H, the hidden units of a layer.")
-@click.option("--outputs", default=32, show_default=True, help="Set V, the number of outputs.")
-@click.option("--layers", default=1, show_default=True, help="Set the number of layers of cells.")
-@click.option("--activation", type=click.Choice(["tanh", "relu"]), default="tanh", show_default=True, help="Choose f.")
-@click.option("--bias/--no-bias", default=True, show_default=True, help="Give cells and readout a bias, or none.")
-@click.option(
-    "--objective", type=click.Choice(list(OBJECTIVES)), default="softmax", show_default=True, help="Choose the loss."
-)
-@click.option("--tokens", is_flag=True, help="Take integer tokens as inputs.")
-@click.option("--steps", default=50, show_default=True, help="Set T, the number of steps.")
-@click.option("--batch", default=8, show_default=True, help="Set B, the number of sequences.")
-@click.option("--segment", type=int, help="Set K, the steps of a segment.  [default: what fits the cache]")
-@click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Compute in this."
-)
-@click.option("--seed", default=0, show_default=True, help="Set the seed of everything random.")
+@option("--inputs", default=32, help="Set D, the number of features or tokens.")
+@option("--hidden", default=64, help="Set H, the hidden units of a layer.")
+@option("--outputs", default=32, help="Set V, the number of outputs.")
+@option("--layers", default=1, help="Set the number of layers of cells.")
+@option("--activation", type=click.Choice(["tanh", "relu"]), default="tanh", help="Choose f.")
+@option("--bias/--no-bias", default=True, help="Give cells and readout a bias, or none.")
+@option("--objective", type=click.Choice(list(OBJECTIVES)), default="softmax", help="Choose the loss.")
+@option("--tokens", is_flag=True, help="Take integer tokens as inputs.")
+@option("--steps", default=50, help="Set T, the number of steps.")
+@option("--batch", default=8, help="Set B, the number of sequences.")
+@option("--segment", type=int, help="Set K, the steps of a segment.  [default: what fits the cache]")
+@option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Compute in this.")
+@option("--seed", default=0, help="Set the seed of everything random.")
 def check(
     inputs: int, hidden: int, outputs: int, layers: int, activation: str, bias: bool, objective: str, **options: Any
 ) -> None:
@@ -57,8 +53,7 @@ def check(
         verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
         figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
         table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
-    T, B, dtype = options["steps"], options["batch"], options["dtype"]
-    console.print(f"Relative errors of the gradients: {dtype}, T = {T}, B = {B}")
+    console.print("Relative errors of the gradients: {dtype}, T = {steps}, B = {batch}".format(**options))
     console.print(table)
     console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
     times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())

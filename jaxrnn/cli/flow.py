@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import click
 import jax
 import numpy as np
+from click.core import ParameterSource
 
 import jaxrnn
 from jaxrnn.cells.initializers import RECURRENT
-from jaxrnn.cli.group import console
+from jaxrnn.cli.group import PATH, console, option
 from jaxrnn.flow import diagnosis, plots
 from jaxrnn.training import experiment
 from jaxrnn.training.run_folder import Run
@@ -20,30 +22,26 @@ from jaxrnn.training.settings import CELLS
 
 
 @click.command(short_help="See how far back gradients reach, and why no further.")
-@click.argument("run", required=False, type=click.Path(path_type=pathlib.Path))
-@click.option("--init", is_flag=True, help="Look at a fresh network on random sequences, in the place of a run.")
-@click.option(
-    "--cell", type=click.Choice(list(CELLS)), default="elman", show_default=True, help="Choose the recurrence."
-)
-@click.option("--inputs", default=32, show_default=True, help="Set D, the features of standard normal inputs.")
-@click.option("--hidden", default=128, show_default=True, help="Set H, the hidden units of a layer.")
-@click.option("--outputs", default=32, show_default=True, help="Set V, the outputs of a softmax.")
-@click.option("--layers", default=1, show_default=True, help="Set the number of layers of cells.")
-@click.option(
-    "--activation", type=click.Choice(["tanh", "relu"]), help="Choose the activation of an Elman cell.  [default: tanh]"
-)
-@click.option(
-    "--initializer", type=click.Choice(RECURRENT), help="Choose how to draw W of an Elman cell.  [default: orthogonal]"
-)
-@click.option("--scale", type=float, help="Set the spectral radius of W of an Elman cell.  [default: 1]")
-@click.option("--layer", default=-1, show_default=True, help="Look at this layer; -1 is the top one.")
-@click.option("--steps", default=100, show_default=True, help="Set T, 20 to 2,000 steps.")
-@click.option("--batch", default=8, show_default=True, help="Set B, the number of sequences.")
-@click.option("--seed", default=0, show_default=True, help="Set the seed of everything random.")
-@click.option(
-    "--out", type=click.Path(path_type=pathlib.Path), help="Write flow.png and flow.npz here.  [default: RUN]"
-)
-def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, seed: int, **options: Any) -> None:
+@click.argument("run", required=False, type=PATH)
+@option("--init", is_flag=True, help="Look at a fresh network on random sequences, in the place of a run.")
+@option("--cell", type=click.Choice(list(CELLS)), default="elman", help="Choose the recurrence.")
+@option("--inputs", default=32, help="Set D, the features of standard normal inputs.")
+@option("--hidden", default=128, help="Set H, the hidden units of a layer.")
+@option("--outputs", default=32, help="Set V, the outputs of a softmax.")
+@option("--layers", default=1, help="Set the number of layers of cells.")
+@option("--activation", type=click.Choice(["tanh", "relu"]), help="Choose f of an Elman cell.  [default: tanh]")
+@option("--initializer", "recurrent_initializer", type=click.Choice(RECURRENT),
+        help="Choose how to draw W of an Elman cell.  [default: orthogonal]")  # fmt: skip
+@option("--scale", "recurrent_scale", type=float, help="Set the spectral radius of W of an Elman cell.  [default: 1]")
+@option("--layer", default=-1, help="Look at this layer; -1 is the top one.")
+@option("--steps", default=100, help="Set T, 20 to 2,000 steps.")
+@option("--batch", default=8, help="Set B, the number of sequences.")
+@option("--seed", default=0, help="Set the seed of everything random.")
+@option("--out", type=PATH, help="Write flow.png and flow.npz here.  [default: RUN]")
+def flow(
+    run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, steps: int, batch: int, seed: int,
+    **network: Any,
+) -> None:  # fmt: skip
     """Show the gradient flow of RUN, a folder that `jaxrnn train` made, or of a fresh network (--init).
 
     A diagnosis in words: does the gradient vanish, explode, or pass; how many steps back it reaches; saturation; the
@@ -51,18 +49,18 @@ def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: 
     """
     if init == (run is not None):
         raise ValueError("give the folder of a run, or --init, not both")
-    if init:
-        steps, batch = options.pop("steps"), options.pop("batch")
-        net, title = _fresh(**options)
+    if run is None:
+        net, title = _fresh(**network)
         keys = jax.random.split(jax.random.key(seed), 3)
         inputs = jax.random.normal(keys[0], (steps, batch, net.layers[0].inputs))
         targets = jax.random.randint(keys[1], (steps, batch), 0, net.readout.outputs)
         params = net.init(keys[2])
     else:
-        assert run is not None
-        _only_for_init()
-        steps, batch = options["steps"], options["batch"]
-        net, params, inputs, targets, title = _of_run(Run.open(run), steps, batch, seed)
+        _refuse(network)
+        opened = Run.open(run)
+        inputs, targets, *_ = experiment.reopen(opened).task.excerpt(steps, batch, seed)
+        net, params = experiment.load_best(opened)
+        title = f"{run.name}, best checkpoint"
     found = diagnosis.diagnose(net, params, inputs, targets, key=jax.random.key(seed), layer=layer)
     folder = out or run or pathlib.Path()
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +71,11 @@ def flow(run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: 
     console.print(f"\nThe page is {folder / 'flow.png'}, the arrays are in {folder / 'flow.npz'}.")
 
 
-def _only_for_init() -> None:
+def _refuse(names: Iterable[str]) -> None:
+    """Raises where an option of a fresh network was typed."""
     context = click.get_current_context()
-    typed = click.core.ParameterSource.COMMANDLINE
-    names = ("cell", "inputs", "hidden", "outputs", "layers", "activation", "initializer", "scale")
-    given = [f"--{name}" for name in names if context.get_parameter_source(name) is typed]
+    typed = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [parameter.opts[0] for parameter in context.command.params if parameter.name in typed]
     if given:
         raise ValueError(f"a run has its own network: leave out {', '.join(given)}, or ask for --init")
 
@@ -86,18 +84,10 @@ def _fresh(
     cell: str, inputs: int, hidden: int, outputs: int, layers: int, **options: Any
 ) -> tuple[jaxrnn.Network, str]:
     """Returns a network of the sizes asked for, and what to call it."""
-    names = {"activation": "activation", "initializer": "recurrent_initializer", "scale": "recurrent_scale"}
-    given = {names[name]: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     if given and cell != "elman":
         raise ValueError(f"--activation, --initializer and --scale are for an Elman cell, not for {cell}")
     sizes = [inputs] + [hidden] * layers
     cells = tuple(CELLS[cell](D, H, **given) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs), jaxrnn.softmax_cross_entropy)
     return net, f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
-
-
-def _of_run(run: Run, steps: int, batch: int, seed: int) -> tuple[jaxrnn.Network, Any, Any, Any, str]:
-    """Returns the network of the best checkpoint, and pieces of the validation part."""
-    pieces = experiment.reopen(run).task.excerpt(steps, batch, seed)
-    net, params = experiment.load_best(run)
-    return net, params, pieces.inputs, pieces.targets, f"{run.path.name}, best checkpoint"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -15,15 +16,14 @@ import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from jaxrnn.cli.group import console
+from jaxrnn.cli.group import PATH, console
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
-from jaxrnn.training.experiment import Experiment
+from jaxrnn.training.fit import Log
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings, recipe
 
-FIELDS = dataclasses.fields(Settings)
 DEFAULT_TASK = Settings().task
 
 
@@ -33,19 +33,17 @@ def _flag(name: str) -> str:
 
 def _with_settings(command: Callable) -> Callable:
     """Adds an option for every field of `Settings`; left out, it is what the task's recipe says."""
-    for field in reversed(FIELDS):
+    for field in reversed(dataclasses.fields(Settings)):
         choices, default = field.metadata["choices"], field.default
         kind = click.Choice(choices) if choices else str if default is None else type(default)
         shown = f"  [default for {DEFAULT_TASK}: {default}]" if default else ""
-        command = click.option(_flag(field.name), field.name, type=kind, help=field.metadata["help"] + shown)(command)
+        command = click.option(_flag(field.name), type=kind, help=field.metadata["help"] + shown)(command)
     return command
 
 
 @click.command(short_help="Learn a text, or another task.")
 @_with_settings
-@click.option(
-    "--out", type=click.Path(path_type=pathlib.Path), help="Make this the folder of the run.  [default: new, in runs/]"
-)
+@click.option("--out", type=PATH, help="Make this the folder of the run.  [default: new, in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
 def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
@@ -66,7 +64,7 @@ def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: An
         run = Run.create(out or _new_folder(now.task), experiment.record(now), overwrite)
     console.print(_describe(now, run))
     state = run.restore(jax.eval_shape(now.initial_state)) if resume else now.initial_state()
-    with _Bar(now, int(state.step)) as show:
+    with _bar(now, int(state.step)) as show:
         outcome = now.train(run, state, show)
     if outcome.interrupted:
         console.print(f"Interrupted after step {int(outcome.train.step)}; saved in {run.path}. To go on:")
@@ -75,7 +73,7 @@ def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: An
     _conclude(now, run)
 
 
-def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) -> tuple[Run, Experiment]:
+def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) -> tuple[Run, experiment.Experiment]:
     if out is None:
         raise ValueError("--resume needs --out with the folder of the run")
     if overwrite:
@@ -92,70 +90,55 @@ def _new_folder(task: Task) -> pathlib.Path:
     return next(path for path in (pathlib.Path("runs") / name for name in names) if not path.exists())
 
 
-def _describe(now: Experiment, run: Run) -> str:
+def _describe(now: experiment.Experiment, run: Run) -> str:
     settings = now.settings
     size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(now.initial_state).params))
     kind = type(now.net.layers[0]).__name__
     of_cell = f"{settings.hidden}, {settings.activation}" if settings.cell == "elman" else f"{settings.hidden}"
-    lines = [
-        *now.task.describe(),
-        f"Network: {settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}",
-        f"Folder: {run.path}",
-    ]
-    return "\n".join(lines)
+    network = f"{settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}"
+    return "\n".join([*now.task.describe(), f"Network: {network}", f"Folder: {run.path}"])
 
 
-class _Bar:
-    """Shows the progress of a training; as a context, it gives the function to call with metrics."""
+@contextlib.contextmanager
+def _bar(now: experiment.Experiment, done: int) -> Iterator[Log]:
+    """Shows the progress of a training; gives the function to call with metrics."""
+    figures, start = TextColumn("{task.fields[figures]}"), time.perf_counter()
+    columns = [TextColumn("step {task.completed:.0f}/{task.total:.0f}"), BarColumn(), figures, TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True) as bar:
+        shown = bar.add_task("training", total=now.settings.steps, completed=done, figures="compiling")
 
-    def __init__(self, now: Experiment, done: int) -> None:
-        self.task, self.done, self.start = now.task, done, time.perf_counter()
-        columns = [
-            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        ]
-        self.bar = Progress(*columns, console=console, transient=True)
-        self.shown = self.bar.add_task("training", total=now.settings.steps, completed=done, figures="compiling")
+        def show(metrics: dict[str, Any]) -> None:
+            """Moves the bar for a training metric; prints a line for a validation."""
+            step, elapsed = metrics["step"], time.perf_counter() - start
+            if "loss" in metrics:
+                speed = f"{(step - done) / elapsed:,.1f} steps/s"
+                bar.update(shown, completed=step, figures=f"{_in_words(now.task, metrics['loss'])}  {speed}")
+            elif "validation_loss" in metrics:
+                rate = metrics.get("validation_error_rate")
+                wrong = "" if rate is None else f", {rate:.2%} wrong"
+                error = _in_words(now.task, metrics["validation_loss"])
+                bar.console.print(f"step {step:>6}  validation {error}{wrong}  ({elapsed:.0f} s)")
 
-    def __enter__(self) -> Callable[[dict[str, Any]], None]:
-        self.bar.__enter__()
-        return self.show
-
-    def __exit__(self, *arguments: Any) -> None:
-        self.bar.__exit__(*arguments)
-
-    def show(self, metrics: dict[str, Any]) -> None:
-        """Moves the bar for a training metric; prints a line for a validation."""
-        step, elapsed = metrics["step"], time.perf_counter() - self.start
-        if "loss" in metrics:
-            speed = (step - self.done) / elapsed
-            self.bar.update(self.shown, completed=step, figures=f"{self._error(metrics['loss'])}  {speed:,.1f} steps/s")
-        elif "validation_loss" in metrics:
-            rate = metrics.get("validation_error_rate")
-            figures = self._error(metrics["validation_loss"]) + ("" if rate is None else f", {rate:.2%} wrong")
-            self.bar.console.print(f"step {step:>6}  validation {figures}  ({elapsed:.0f} s)")
-
-    def _error(self, error: float) -> str:
-        units = {self.task.unit: 1.0, **self.task.further_units}
-        return ", ".join(f"{error * count:.4f} {unit}" for unit, count in units.items())
+        yield show
 
 
-def _conclude(now: Experiment, run: Run) -> None:
+def _in_words(task: Task, error: float) -> str:
+    units = {task.unit: 1.0, **task.further_units}
+    return ", ".join(f"{error * count:.4f} {unit}" for unit, count in units.items())
+
+
+def _conclude(now: experiment.Experiment, run: Run) -> None:
     """Prints the table of a finished run, and adds pictures and a sample to its folder."""
     net, params = experiment.load_best(run)
     _print_errors(now, run, params)
-    figures = {
+    figures: dict[str, Any] = {
         "learning_curve.png": learning_curve(run.metrics(), now.task.baselines, now.task.unit),
         "examples.png": now.task.picture(net, params),
     }
-    drawn = {name: figure for name, figure in figures.items() if figure is not None}
-    for name, figure in drawn.items():
-        figure.savefig(run.path / name, dpi=150)
-    written = list(drawn)
-    sample = now.task.sample(net, params)
-    if sample is not None:
+    written = [name for name, figure in figures.items() if figure is not None]
+    for name in written:
+        figures[name].savefig(run.path / name, dpi=150)
+    if (sample := now.task.sample(net, params)) is not None:
         (run.path / "sample.txt").write_text(sample, encoding="utf-8")
         written.append("sample.txt")
         console.print("A sample:\n")
@@ -166,7 +149,7 @@ def _conclude(now: Experiment, run: Run) -> None:
         console.print(f"  jaxrnn sample {run.path} --prompt 'The '")
 
 
-def _print_errors(now: Experiment, run: Run, params: Any) -> None:
+def _print_errors(now: experiment.Experiment, run: Run, params: Any) -> None:
     """Prints the validation error, and that of the test part where there is one, beside the baselines."""
     step, loss = run.best_validation()
     errors = {**now.task.baselines, f"this network (step {step})": loss}
@@ -177,6 +160,5 @@ def _print_errors(now: Experiment, run: Run, params: Any) -> None:
     for name, error in errors.items():
         table.add_row(name, *(f"{error * count:.4f}" for count in units.values()))
     console.print(table)
-    rate = now.validate(params).error_rate
-    if rate is not None:
-        console.print(f"Wrong answers: {rate:.2%}")
+    if now.task.classes:
+        console.print(f"Wrong answers: {now.validate(params).error_rate:.2%}")

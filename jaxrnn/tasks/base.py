@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,19 +16,29 @@ import numpy as np
 from jaxrnn.arguments import check_positive
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks import pictures
-from jaxrnn.tasks.sequences import Sequences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HELD_OUT = (5, 200)  # batches of sequences that validate a task without a data set
+# The settings that suit several tasks, where the defaults do not.
+RECIPE: dict[str, Any] = {"input_scale": 1.0, "recurrent_scale": 1.0, "batch": 64, "rate": 1e-3, "steps": 4000}
+
+
+class Sequences(NamedTuple):
+    """Holds one batch of sequences, as tasks give them and training takes them."""
+
+    inputs: Any  # [T, B, D], or tokens [T, B]
+    targets: Any  # [T, B, ...]; of a task with one answer for a sequence [B, ...]
+    mask: Any = None  # [T, B], False where a sequence has ended; None where all are of one length
+    reset: Any = None  # [T, B], True where another sequence begins
+    fresh: Any = True  # whether the state carried from the batch before is dropped
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task(abc.ABC):
     """Gives sequences to learn from; made from the settings that all tasks share, of which each reads what it needs.
 
-    To add one, write a subclass in a file of its own and name it in `jaxrnn.tasks.registry`.
+    To add one, write a subclass in a file of its own and name it in `jaxrnn.tasks.TASKS`.
 
     Fields:
         batch_size: B.
@@ -129,7 +137,9 @@ class Task(abc.ABC):
         outputs = np.asarray(jax.jit(net.apply)(params, batch.inputs, None, batch.mask, batch.reset)[0])
         if not self.last_step:
             errors = np.asarray(net.objective(jnp.asarray(outputs), batch.targets))
-            return pictures.steps(batch, outputs, errors, self.unit)
+            there = np.ones(errors.shape, bool) if batch.mask is None else np.asarray(batch.mask)
+            rows = np.stack([batch.inputs[:, 0], batch.targets[:, 0], outputs[:, 0].argmax(-1)])
+            return pictures.steps(errors, there, rows, self.unit)
         if self.classes:
             return pictures.confusion(np.asarray(batch.targets), outputs)
         return pictures.answers(np.asarray(batch.targets)[:, 0], outputs[:, 0])
@@ -137,29 +147,3 @@ class Task(abc.ABC):
     def sample(self, net: Network, params: NetworkParams) -> str | None:
         """Returns a text that the network has written, where the task is to write one."""
         return None
-
-
-class EndlessTask(Task):
-    """Draws its sequences: fresh ones at every step, and a thousand others that validate."""
-
-    @abc.abstractmethod
-    def draw(self, key: chex.PRNGKey, size: int) -> Sequences:
-        """Returns `size` sequences that depend on the key alone."""
-
-    def batch(self, step: int) -> Sequences:
-        """Returns fresh sequences for every step."""
-        return self._draw(jax.random.fold_in(self._keys[0], step), self.batch_size)._replace(fresh=True)
-
-    def validation(self) -> list[Sequences]:
-        """Returns the same thousand sequences at every call."""
-        batches, size = HELD_OUT
-        keys = [jax.random.fold_in(self._keys[1], i) for i in range(batches)]
-        return [self._draw(key, size)._replace(fresh=True) for key in keys]
-
-    @functools.cached_property
-    def _draw(self) -> Callable[[chex.PRNGKey, int], Sequences]:
-        return jax.jit(self.draw, static_argnums=1)
-
-    @functools.cached_property
-    def _keys(self) -> chex.PRNGKey:
-        return jax.random.split(jax.random.key(self.seed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -14,8 +13,7 @@ from jaxrnn.arguments import check_positive
 from jaxrnn.flow.plots import empty_figure
 from jaxrnn.network.losses import sigmoid_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +21,10 @@ if TYPE_CHECKING:
 NOTES = 88
 LOWEST = 21  # the MIDI number of the lowest key of a piano
 PARTS = ("train", "valid", "test")
+NAMES = {  # of the arrays that a file has
+    ".mat": [f"{part}data" for part in PARTS],
+    ".npz": [name for part in PARTS for name in (part, f"{part}_lengths")],
+}
 SHOWN, GIVEN = 60, 8  # steps of a piece in a picture, and of them those that a network goes on from
 
 
@@ -49,62 +51,48 @@ def load(path: str | pathlib.Path) -> Rolls:
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"data must be a .mat or .npz file, and there is no file {str(path)!r}")
-    readers = {".mat": _from_mat, ".npz": _from_npz}
-    if path.suffix not in readers:
+    if path.suffix not in NAMES:
         raise ValueError(f"data must be a .mat or .npz file of piano rolls, got {path.name!r}")
-    found = readers[path.suffix](path)
-    return Rolls(*([_roll(path, part, i, roll) for i, roll in enumerate(found[part])] for part in PARTS))
-
-
-def _from_mat(path: pathlib.Path) -> dict[str, list[Any]]:
-    from scipy.io import loadmat
-
     try:
-        variables = loadmat(path)
+        arrays = _read(path)
     except Exception as error:  # a damaged file can fail in any way the parser did not think of
+        kind = {".mat": "a .mat file", ".npz": "an .npz file"}[path.suffix]
         raise ValueError(
-            f"{path.name!r} cannot be read as a .mat file; is it cut short, or of another kind?"
+            f"{path.name!r} cannot be read as {kind}; is it cut short, or of another kind? {error}"
         ) from error
-    found = {}
-    for part in PARTS:
-        name = f"{part}data"
-        if name not in variables:
-            raise ValueError(
-                f"{path.name!r} must have the variables traindata, validdata and testdata, and lacks {name}"
-            )
-        found[part] = list(np.ravel(variables[name]))
-        if not found[part]:
-            raise ValueError(f"{name} in {path.name!r} must hold at least one sequence, got none")
-    return found
+    names = NAMES[path.suffix]
+    if lacking := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path.name!r} must have the arrays {', '.join(names)}, and lacks {', '.join(lacking)}")
+    return Rolls(*(_rolls(path, arrays, part) for part in PARTS))
 
 
-def _from_npz(path: pathlib.Path) -> dict[str, list[Any]]:
-    found = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for part in PARTS:
-                rolls, lengths = arrays[part], np.asarray(arrays[f"{part}_lengths"])
-                if lengths.ndim != 1 or lengths.size == 0 or lengths.sum() != len(rolls):
-                    raise ValueError(f"{part}_lengths must add up to the {len(rolls)} steps of {part}")
-                found[part] = np.split(rolls, np.cumsum(lengths)[:-1])
-    except KeyError as error:
-        names = ", ".join(f"{part}, {part}_lengths" for part in PARTS)
-        raise ValueError(f"{path.name!r} must have the arrays {names}; {error.args[0]}") from error
-    except ValueError as error:
-        raise ValueError(f"{path.name!r} cannot be read as piano rolls: {error}") from error
-    except Exception as error:  # as above
-        raise ValueError(f"{path.name!r} cannot be read as an .npz file; is it cut short?") from error
-    return found
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".mat":
+        from scipy.io import loadmat
+
+        return loadmat(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in NAMES[".npz"] if name in arrays}
 
 
-def _roll(path: pathlib.Path, part: str, index: int, roll: Any) -> np.ndarray:
-    roll = np.asarray(roll)
-    where = f"sequence {index} of {part} in {path.name!r}"
-    if roll.ndim != 2 or roll.shape[1] != NOTES or roll.shape[0] < 2:
-        raise ValueError(f"{where} must be [T, 88] with two steps at least, got shape {roll.shape}")
-    if not np.isin(roll, (0, 1)).all():
-        raise ValueError(f"{where} must hold zeros and ones only")
-    return roll.astype(np.float32)
+def _rolls(path: pathlib.Path, arrays: dict[str, np.ndarray], part: str) -> list[np.ndarray]:
+    """Returns the sequences of a part, checked."""
+    if path.suffix == ".mat":
+        rolls = [np.asarray(roll) for roll in np.ravel(arrays[f"{part}data"])]
+    else:
+        steps, lengths = arrays[part], arrays[f"{part}_lengths"]
+        if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or steps.shape[:1] != (lengths.sum(),):
+            raise ValueError(f"{part}_lengths in {path.name!r} must add up to the steps of {part}, {steps.shape[:1]}")
+        rolls = np.split(steps, np.cumsum(lengths)[:-1])
+    for index, roll in enumerate(rolls):
+        where = f"sequence {index} of {part} in {path.name!r}"
+        if roll.ndim != 2 or roll.shape[1] != NOTES or roll.shape[0] < 2:
+            raise ValueError(f"{where} must be [T, 88] with two steps at least, got shape {roll.shape}")
+        if not np.isin(roll, (0, 1)).all():
+            raise ValueError(f"{where} must hold zeros and ones only")
+    if not rolls:
+        raise ValueError(f"{part} in {path.name!r} must hold at least one sequence, got none")
+    return [roll.astype(np.float32) for roll in rolls]
 
 
 def batches(rolls: list[np.ndarray], size: int, chunk: int, seed: int | None = None) -> list[Sequences]:
@@ -192,13 +180,6 @@ class Chorales(Task):
     def _rolls(self) -> Rolls:
         return load(self.data or "")
 
-    @functools.cached_property
-    def _epoch(self) -> Callable[[int], list[Sequences]]:
-        """Returns the chunks of an epoch."""
-        return functools.lru_cache(maxsize=2)(
-            lambda epoch: batches(self._rolls.train, self.batch_size, self.chunk, self.seed + epoch)
-        )
-
     @property
     def baselines(self) -> dict[str, float]:
         """Returns the nats per step of the test part under each note's frequency in the training part."""
@@ -208,23 +189,25 @@ class Chorales(Task):
         return {"frequency of each note": float(-chances.sum(1).mean())}
 
     def batch(self, step: int) -> Sequences:
-        """Returns a chunk of the training part."""
         # Orders differ in length by a chunk or so: every epoch is taken for as long as the first.
-        epoch, index = divmod(step, len(self._epoch(0)))
-        return self._epoch(epoch)[index % len(self._epoch(epoch))]
+        epoch, index = divmod(step, len(_epoch(self, 0)))
+        return _epoch(self, epoch)[index % len(_epoch(self, epoch))]
 
     def validation(self) -> list[Sequences]:
-        """Returns the validation part in chunks."""
         return batches(self._rolls.valid, self.batch_size, self.chunk)
 
     def test(self) -> list[Sequences]:
-        """Returns the test part in chunks."""
         return batches(self._rolls.test, self.batch_size, self.chunk)
 
     def picture(self, net: Network, params: NetworkParams) -> Figure:
         """Returns a piece of the validation part beside what the network makes of its first steps."""
         real = self.validation()[0].inputs[:SHOWN, 0]
         return piano_rolls(real, sample(net, params, real[:GIVEN], SHOWN, self.seed))
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch(task: Chorales, epoch: int) -> list[Sequences]:
+    return batches(task._rolls.train, task.batch_size, task.chunk, task.seed + epoch)
 
 
 def piano_rolls(real: np.ndarray, sampled: np.ndarray) -> Figure:

@@ -9,8 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from jaxrnn.network.losses import softmax_cross_entropy
-from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import RECIPE, Sequences, Task
 
 STEPS, CLASSES, TEST = 64, 10, 360
 
@@ -51,8 +50,7 @@ class Digits(Task):
     inputs, outputs = 1, CLASSES
     last_step = classes = True
     baselines: ClassVar = {"chance": math.log(CLASSES)}  # nine of ten answers are wrong
-    recipe: ClassVar = {"hidden": 128, "input_scale": 1.0, "recurrent_scale": 1.0, "batch": 64, "rate": 1e-3,
-                        "steps": 3000}  # fmt: skip
+    recipe: ClassVar = RECIPE | {"hidden": 128, "steps": 3000}
     permutation: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
@@ -66,7 +64,6 @@ class Digits(Task):
         return load(self.permutation)
 
     def batch(self, step: int) -> Sequences:
-        """Returns digits of the training part, each once in an epoch."""
         digits, size = self._parts[0], self.batch_size
         count = digits.targets.shape[0]
         epoch, index = divmod(step, count // size)
@@ -74,7 +71,6 @@ class Digits(Task):
         return Sequences(digits.inputs[:, order], digits.targets[order])
 
     def validation(self) -> list[Sequences]:
-        """Returns the digits of other writers."""
         return [self._parts[1]]
 
 

@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxrnn.flow.plots import BLUE, GREY, ORANGE, empty_figure, hide_frame
-from jaxrnn.tasks.sequences import Sequences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def steps(batch: Sequences, outputs: np.ndarray, errors: np.ndarray, unit: str) -> Figure:
-    """Draws error against step, and one sequence with the network's answers below what was asked, as symbols."""
+def steps(errors: np.ndarray, there: np.ndarray, rows: np.ndarray, unit: str) -> Figure:
+    """Draws error against step, and below it the first sequence as symbols.
+
+    Args:
+        errors, there: E_t [T, B], and where steps are real.
+        rows: inputs, targets and answers of the first sequence, [3, T].
+        unit: of the errors.
+    """
     figure = empty_figure(11, 6)
     above, below = figure.subplots(2, 1, height_ratios=[1, 1])
-    there = np.ones(errors.shape, bool) if batch.mask is None else np.asarray(batch.mask)
     mean = np.where(there, errors, 0).sum(1) / np.maximum(there.sum(1), 1)
     above.plot(np.arange(1, len(mean) + 1), np.where(there.any(1), mean, np.nan), color=BLUE)
     above.set(xlabel="step", ylabel=unit, title="error against step, all sequences")
     length = int(there[:, 0].sum())
-    rows = np.stack([np.asarray(batch.inputs)[:length, 0], np.asarray(batch.targets)[:length, 0],
-                     outputs[:length, 0].argmax(-1)])  # fmt: skip
-    image = below.imshow(rows, aspect="auto", cmap="tab10", vmin=-0.5, vmax=9.5, interpolation="nearest",
+    image = below.imshow(rows[:, :length], aspect="auto", cmap="tab10", vmin=-0.5, vmax=9.5, interpolation="nearest",
                          extent=(0.5, length + 0.5, 2.5, -0.5))  # fmt: skip
     below.set(xlabel="step", yticks=[0, 1, 2], yticklabels=["input", "target", "answer"], title="one sequence")
     figure.colorbar(image, ax=below, label="symbol", ticks=range(10))
@@ -41,11 +43,9 @@ def confusion(targets: np.ndarray, outputs: np.ndarray) -> Figure:
     figure = empty_figure(6, 5)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for i in range(classes):
-        for j in range(classes):
-            if counts[i, j]:
-                colour = "white" if shares[i, j] > 0.5 else "black"
-                axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[i, j] > 0.5 else "black"
+        axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set(xlabel="answer", ylabel="class", xticks=range(classes), yticks=range(classes), title="classes and answers")
     figure.colorbar(image, ax=axes, label="share of the class")
     return figure

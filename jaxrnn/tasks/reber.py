@@ -9,8 +9,7 @@ import numpy as np
 
 from jaxrnn.arguments import check_positive
 from jaxrnn.network.losses import softmax_cross_entropy
-from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences, Task
 
 SYMBOLS = "BTPSXVE"
 # Reber's grammar: from each state the two symbols that may follow, and the state that each leads to.
@@ -61,13 +60,13 @@ def batch(seed: int, size: int) -> Strings:
     strings = [_string(random) for _ in range(size)]
     lengths = np.array([len(symbols) - 1 for symbols, _ in strings])
     T = lengths.max()
-    inputs, targets = np.zeros((T, size), np.int32), np.zeros((T, size), np.int32)
+    inputs, targets = np.zeros((2, T, size), np.int32)
     allowed = np.zeros((T, size, len(SYMBOLS)), bool)
     for b, (symbols, following) in enumerate(strings):
-        tokens = [SYMBOLS.index(symbol) for symbol in symbols]
+        tokens = list(map(SYMBOLS.index, symbols))
         inputs[: lengths[b], b], targets[: lengths[b], b] = tokens[:-1], tokens[1:]
         for t, several in enumerate(following):
-            allowed[t, b, [SYMBOLS.index(symbol) for symbol in several]] = True
+            allowed[t, b, list(map(SYMBOLS.index, several))] = True
     mask = np.arange(T)[:, None] < lengths
     return Strings(Sequences(inputs, targets, mask=mask), allowed, lengths - 2)
 
@@ -104,7 +103,6 @@ class EmbeddedReber(Task):
 
     @property
     def baselines(self) -> dict[str, float]:
-        """Returns the error of one who has no memory."""
         return {"the grammar, without the beginning": baseline(self._held_out)}
 
     @functools.cached_property
@@ -113,17 +111,9 @@ class EmbeddedReber(Task):
 
     def batch(self, step: int) -> Sequences:
         """Returns strings of one length, so that the step compiles once: strings that are longer are rare."""
-        return _pad_or_cut(batch(self.seed * 10**6 + step, self.batch_size).sequences, LENGTH)
+        found = batch(self.seed * 10**6 + step, self.batch_size).sequences
+        padding = [(0, max(0, LENGTH - len(found.inputs))), (0, 0)]
+        return Sequences(*(np.pad(array[:LENGTH], padding) for array in (found.inputs, found.targets, found.mask)))
 
     def validation(self) -> list[Sequences]:
-        """Returns the same thousand strings at every call."""
         return [self._held_out.sequences]
-
-
-def _pad_or_cut(found: Sequences, steps: int) -> Sequences:
-    """Returns the sequences with so many steps."""
-
-    def fit(array: np.ndarray) -> np.ndarray:
-        return np.pad(array[:steps], [(0, max(0, steps - len(array))), (0, 0)])
-
-    return Sequences(fit(found.inputs), fit(found.targets), mask=fit(found.mask))

@@ -1,4 +1,4 @@
-"""Text, character by character: from a file to streams of tokens, and the task to tell the next one."""
+"""Text, character by character: from a file to streams of tokens, the task to tell the next one, and text written."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import hashlib
 import math
 import pathlib
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.arguments import check_positive
+from jaxrnn.arguments import check_positive, check_scale
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.sampling import UNKNOWN, encode, sample
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences, Task
 
 TRAIN_FRACTION = 0.9
+UNKNOWN = "\ufffd"  # stands for every character that the training part of a text does not have
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,19 +52,15 @@ class Text:
         size = len(self.vocabulary)
         frequencies = np.bincount(self.train, minlength=size) + 1.0
         bits = -np.log2(frequencies / frequencies.sum())
-        alone, before = _compressed(self, self.validation), _compressed(self, self.train)
-        both = _compressed(self, np.concatenate([self.train, self.validation]))
-        characters = len(self.validation)
+        parts = (self.validation, self.train, np.concatenate([self.train, self.validation]))
+        texts = ("".join(self.vocabulary[token] for token in tokens) for tokens in parts)
+        alone, before, both = (8 * len(bz2.compress(text.encode(), 9)) for text in texts)
         return {
             "uniform": math.log2(size),
             "unigram": float(bits[self.validation].mean()),
-            "bz2": 8 * alone / characters,
-            "bz2, after the training text": 8 * (both - before) / characters,
+            "bz2": alone / len(self.validation),
+            "bz2, after the training text": (both - before) / len(self.validation),
         }
-
-
-def _compressed(text: Text, tokens: np.ndarray) -> int:
-    return len(bz2.compress("".join(text.vocabulary[token] for token in tokens).encode(), 9))
 
 
 def load(path: str | pathlib.Path | None = None) -> Text:
@@ -87,10 +83,10 @@ def load(path: str | pathlib.Path | None = None) -> Text:
 
         return from_string("\n".join(topics.topics.values()), "pydoc_data.topics, the topics of Python's own help")
     path = pathlib.Path(path).expanduser()
-    if not path.exists():
-        raise ValueError(f"data: there is no file or folder {str(path)!r}")
     if path.is_dir():
         return from_string(*_read_folder(path))
+    if not path.exists():
+        raise ValueError(f"data: there is no file or folder {str(path)!r}")
     content = _decode(path)
     if content is None:
         raise ValueError(f"data: {str(path)!r} is not UTF-8 text: it is binary, or must be converted first")
@@ -100,9 +96,7 @@ def load(path: str | pathlib.Path | None = None) -> Text:
 def from_string(content: str, source: str = "a string") -> Text:
     """Turns a text into tokens, see `load`."""
     if len(content) < 100:
-        raise ValueError(
-            f"data: {source} holds {len(content)} characters, too few to train and validate (100 at least)"
-        )
+        raise ValueError(f"data: {source} holds {len(content)} characters, too few to train on (100 at least)")
     cut = int(len(content) * TRAIN_FRACTION)
     vocabulary = "".join(sorted(set(content[:cut]) - {UNKNOWN})) + UNKNOWN
     tokens = encode(vocabulary, content)
@@ -110,16 +104,21 @@ def from_string(content: str, source: str = "a string") -> Text:
     return Text(vocabulary, tokens[:cut], tokens[cut:], unseen, source)
 
 
+def encode(vocabulary: str, text: str) -> np.ndarray:
+    """Turns a text into tokens, int32 [N]: what is not in the vocabulary becomes its last character, U+FFFD."""
+    index = {character: i for i, character in enumerate(vocabulary)}
+    unknown = len(vocabulary) - 1
+    return np.array([index.get(character, unknown) for character in text], np.int32)
+
+
 def _read_folder(folder: pathlib.Path) -> tuple[str, str]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not _hidden(p.relative_to(folder)))
+    """Returns the content of all its files of text that are not hidden, and what was read, in words."""
+    visible = (p for p in folder.rglob("*") if "/." not in f"/{p.relative_to(folder).as_posix()}")
+    files = sorted(p for p in visible if p.is_file())
     contents = [content for content in map(_decode, files) if content]
     if not contents:
         raise ValueError(f"data: the folder {str(folder)!r} has no file of UTF-8 text (of {len(files)} files)")
     return "\n".join(contents), f"{folder} ({len(contents)} of {len(files)} files are text)"
-
-
-def _hidden(path: pathlib.Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _decode(path: pathlib.Path) -> str | None:
@@ -133,7 +132,7 @@ def _decode(path: pathlib.Path) -> str | None:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Streams:
-    """Contiguous streams: the text cut into B pieces read side by side, T characters at a time, state carried between.
+    """Cuts a text into B streams to be read side by side, T characters at a time, the state carried between.
 
     Each epoch cuts the text elsewhere: it is turned by a random offset that depends on the key and the epoch alone, so
     that the position within the training is one number, and a run resumes exactly from it.
@@ -161,31 +160,81 @@ class Streams:
     def batch(self, step: int) -> Sequences:
         """Returns the batch of a step, counted from 0."""
         epoch, chunk = divmod(step, self.chunks)
-        window = _cut_epoch(self, epoch)[:, chunk * self.T : (chunk + 1) * self.T + 1].T
-        return Sequences(window[:-1], window[1:], fresh=chunk == 0)
+        return _epoch(self, epoch)[chunk]
 
 
 @functools.lru_cache(maxsize=2)
-def _cut_epoch(streams: Streams, epoch: int) -> np.ndarray:
-    """Returns the streams of an epoch, each with one character of the next, [B, chunks * T + 1]."""
+def _epoch(streams: Streams, epoch: int) -> list[Sequences]:
     offset = int(jax.random.randint(jax.random.fold_in(streams.key, epoch), (), 0, len(streams.tokens)))
-    return cut_streams(np.roll(streams.tokens, -offset), streams.B, streams.chunks * streams.T)
+    return _cut(np.roll(streams.tokens, -offset), streams.B, streams.chunks * streams.T, streams.T)
 
 
-def cut_streams(tokens: np.ndarray, B: int, length: int) -> np.ndarray:
-    """Cuts the first B * length + 1 tokens into B streams of `length` and one more that follows, [B, length + 1]."""
-    starts = np.arange(B)[:, None] * length
-    return tokens[starts + np.arange(length + 1)]
-
-
-def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> Iterator[Sequences]:
-    """Yields the validation part once, as B streams in chunks of T; leaves out B - 1 characters at most, at its end."""
+def validation_batches(tokens: np.ndarray, B: int, T: int = 256) -> list[Sequences]:
+    """Returns the validation part as B streams in chunks of T, without B - 1 characters at most, at its end."""
     B = min(B, len(tokens) - 1)
-    length = (len(tokens) - 1) // B
-    streams = cut_streams(tokens, B, length)
-    for start in range(0, length, T):
-        window = streams[:, start : min(start + T, length) + 1].T
-        yield Sequences(window[:-1], window[1:], fresh=start == 0)
+    return _cut(tokens, B, (len(tokens) - 1) // B, T)
+
+
+def _cut(tokens: np.ndarray, B: int, length: int, T: int) -> list[Sequences]:
+    """Cuts the first B * length + 1 tokens into B streams, and these into chunks of T steps."""
+    streams = tokens[np.arange(B) * length + np.arange(length + 1)[:, None]]  # [length + 1, B]
+    x, y = streams[:-1], streams[1:]
+    return [Sequences(x[t : t + T], y[t : t + T], fresh=t == 0) for t in range(0, length, T)]
+
+
+def sample(
+    net: Network,
+    params: NetworkParams,
+    vocabulary: str,
+    prompt: str = "\n",
+    length: int = 500,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Draws characters from a network, one jitted step each, the state carried.
+
+        s_t = f(s_{t-1}, x_t)        x_{t+1} ~ softmax(O_t / temperature)
+
+    Args:
+        net, params: a network over the vocabulary's tokens.
+        vocabulary: the character of every token; the last one, the unknown one, is never drawn.
+        prompt: what the text goes on from, at least one character.
+        length: how many characters to draw.
+        temperature: 1 draws from the network's own distribution, less sharpens it, 0 takes the likeliest.
+        seed: for the draws.
+
+    Raises:
+        ValueError: an empty prompt, one with characters not in the vocabulary, a negative temperature or length.
+    """
+    strange = sorted(set(prompt) - set(vocabulary[:-1]))
+    if strange:
+        raise ValueError(f"prompt has characters that the training text does not have: {' '.join(map(repr, strange))}")
+    if not prompt:
+        raise ValueError("prompt must have at least one character")
+    check_scale("temperature", temperature)
+    if length < 0:
+        raise ValueError(f"length must not be negative, got {length}")
+
+    def draw() -> Iterator[str]:
+        key, state = jax.random.key(seed), net.initial_state()
+        *before, token = encode(vocabulary, prompt)
+        if before:
+            state = jax.jit(net.apply)(params, np.array(before), state)[1]
+        for i in range(length):
+            token, state = _next_token(net, params, token, state, jax.random.fold_in(key, i), temperature)
+            yield vocabulary[int(token)]
+
+    return draw()  # what is wrong was told at the call, and not at the first character
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _next_token(
+    net: Network, params: NetworkParams, token: chex.Array, state: Any, key: chex.PRNGKey, temperature: Any
+) -> tuple[chex.Array, Any]:
+    outputs, state = net.apply(params, token[None], state)
+    scores = outputs[0].at[-1].set(-jnp.inf)  # [V], never the unknown character
+    noise = jax.random.gumbel(key, scores.shape, scores.dtype)
+    return jnp.argmax(scores + temperature * noise), state
 
 
 class NextCharacter(Task):
@@ -200,29 +249,24 @@ class NextCharacter(Task):
 
     @functools.cached_property
     def text(self) -> Text:
-        """Reads the text."""
         return load(self.data)
 
     @property
     def inputs(self) -> int:
-        """Returns the size of the vocabulary."""
         return len(self.text.vocabulary)
 
     outputs = inputs
 
     @property
     def vocabulary(self) -> str:
-        """Returns the characters that the tokens stand for."""
         return self.text.vocabulary
 
     @property
     def folder(self) -> str:
-        """Returns the name of the text."""
         return super().folder if self.data else "topics"
 
     @functools.cached_property
     def baselines(self) -> dict[str, float]:
-        """Returns the nats per character of models that need no network."""
         return {name: bits * math.log(2) for name, bits in self.text.baselines().items()}
 
     def __post_init__(self) -> None:
@@ -235,15 +279,12 @@ class NextCharacter(Task):
         return Streams(self.text.train, self.chunk, self.batch_size, key)
 
     def batch(self, step: int) -> Sequences:
-        """Returns the next chunk of all streams."""
         return self._streams.batch(step)
 
-    def validation(self) -> Iterator[Sequences]:
-        """Yields the validation part once."""
+    def validation(self) -> list[Sequences]:
         return validation_batches(self.text.validation, self.batch_size)
 
     def describe(self) -> list[str]:
-        """Returns lines that say what was read."""
         found = self.text
         return [
             f"Text: {found.source}",
@@ -252,16 +293,12 @@ class NextCharacter(Task):
         ]
 
     def fingerprint(self) -> str:
-        """Returns a digest of all tokens."""
         return hashlib.sha256(self.text.train.tobytes() + self.text.validation.tobytes()).hexdigest()
 
     def excerpt(self, steps: int, size: int, seed: int) -> Sequences:
-        """Returns pieces of the validation text that begin anywhere."""
         tokens = self.text.validation
         if len(tokens) <= steps + 1:
-            raise ValueError(
-                f"steps must be less than the {len(tokens)} characters of the validation text, got {steps}"
-            )
+            raise ValueError(f"steps must be less than the {len(tokens)} characters to validate on, got {steps}")
         starts = np.random.default_rng(seed).integers(0, len(tokens) - steps - 1, size)
         pieces = tokens[starts + np.arange(steps + 1)[:, None]]  # [T + 1, B]
         return Sequences(pieces[:-1], pieces[1:])

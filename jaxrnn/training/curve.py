@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +27,10 @@ def learning_curve(metrics: Iterable[Mapping[str, Any]], baselines: Mapping[str,
     rows = list(metrics)
     history = [row for row in rows if "flow" in row]
     figure = empty_figure(8, 8 if history else 4.5)
-    if not history:
-        _draw_errors(figure.subplots(), rows, baselines, unit)
-        return figure
-    above, below = figure.subplots(2, 1, sharex=True)
+    above, *below = figure.subplots(2 if history else 1, sharex=True, squeeze=False)[:, 0]
     _draw_errors(above, rows, baselines, unit)
-    _draw_flow(below, history)
+    for axes in below:
+        _draw_flow(axes, history)
     return figure
 
 
@@ -64,15 +62,9 @@ def _draw_flow(axes: Axes, history: list[Mapping[str, Any]]) -> None:
     """Draws |dE/ds_t| of the top layer, by training step and by steps before the end of the chunk."""
     norms = np.array([row["flow"][-1][::-1] for row in history])  # [records, T], the last step first
     logs = np.log10(np.where(norms > 0, norms, np.nan))
-    steps = [row["step"] for row in history]
-    image = axes.pcolormesh(_edges(steps), np.arange(norms.shape[1] + 1) - 0.5, logs.T, cmap="viridis")
+    # Records come at equal distances from 0 on: the edges of their cells lie half way between.
+    steps = np.pad([0, *(row["step"] for row in history)], (0, 1), "reflect", reflect_type="odd")
+    edges = (steps[1:] + steps[:-1]) / 2
+    image = axes.pcolormesh(edges, np.arange(norms.shape[1] + 1) - 0.5, logs.T, cmap="viridis")
     axes.set(xlabel="steps", ylabel="steps before the end of the chunk")
     add_colour_bar(axes, image, "log10 |dE/ds_t|")
-
-
-def _edges(centres: Sequence[float]) -> np.ndarray:
-    """Returns the edges of cells around centres in order."""
-    middles = (np.asarray(centres[1:], float) + np.asarray(centres[:-1])) / 2
-    first = centres[0] - (middles[0] - centres[0] if len(middles) else 0.5)
-    last = centres[-1] + (centres[-1] - middles[-1] if len(middles) else 0.5)
-    return np.concatenate([[first], middles, [last]])

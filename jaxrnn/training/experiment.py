@@ -14,13 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrnn.cells.elman import Elman
 from jaxrnn.network.network import Network, NetworkParams, Readout
+from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.base import Task
-from jaxrnn.tasks.registry import TASKS
 from jaxrnn.training import step
-from jaxrnn.training.evaluate import Metrics, evaluate
-from jaxrnn.training.fit import Log, Outcome, fit
+from jaxrnn.training.fit import Log, Metrics, Outcome, evaluate, fit
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import CELLS, Settings
 
@@ -50,13 +48,17 @@ class Experiment(NamedTuple):
     def make_step(self) -> step.Step:
         """Makes the training step of the settings."""
         settings = self.settings
-        vanishing = functools.partial(_fade, settings.vanishing, settings.vanishing_steps)
+
+        def fade(step: chex.Array) -> chex.Array:
+            """Returns a weight that falls as one over time (Pascanu, Mikolov & Bengio 2013, section 4)."""
+            return settings.vanishing / (1 + jnp.asarray(step, jnp.float32) / settings.vanishing_steps)
+
         return step.make_step(
             self.net,
             self.optimizer,
             gradient=settings.gradient,
             flow=settings.flow > 0,
-            vanishing=vanishing if settings.vanishing else None,
+            vanishing=fade if settings.vanishing else None,
             noise=settings.noise,
         )
 
@@ -90,11 +92,6 @@ class Experiment(NamedTuple):
         )
 
 
-def _fade(weight: float, steps: float, step: chex.Array) -> chex.Array:
-    """Returns a weight that falls as one over time (Pascanu, Mikolov & Bengio 2013, section 4)."""
-    return weight / (1 + jnp.asarray(step, jnp.float32) / steps)
-
-
 def build(settings: Settings) -> Experiment:
     """Builds the experiment of the settings; reads the data."""
     task = TASKS[settings.task](settings.batch, settings.seed, settings.length, settings.chunk, settings.data)
@@ -104,19 +101,13 @@ def build(settings: Settings) -> Experiment:
 def make_network(settings: Settings, inputs: int, outputs: int) -> Network:
     """Makes the layers between the inputs and the outputs of the settings' task."""
     task, H = TASKS[settings.task], settings.hidden
+    make, of_first = functools.partial(CELLS[settings.cell], hidden=H), {}
     if settings.cell == "elman":
-        elman = functools.partial(
-            Elman,
-            activation=settings.activation,
-            recurrent_initializer=settings.initializer,
-            recurrent_scale=settings.recurrent_scale,
-        )
-        scale = settings.input_scale * (math.sqrt(inputs) if task.tokens else 1.0)
-        layers: list[Any] = [elman(inputs, H, input_scale=scale)] + [elman(H, H)] * (settings.layers - 1)
-    else:
-        layers = [CELLS[settings.cell](D, H) for D in [inputs] + [H] * (settings.layers - 1)]
+        options = {"recurrent_initializer": settings.initializer, "recurrent_scale": settings.recurrent_scale}
+        make = functools.partial(make, activation=settings.activation, **options)
+        of_first = {"input_scale": settings.input_scale * (math.sqrt(inputs) if task.tokens else 1.0)}
     return Network(
-        tuple(layers),
+        (make(inputs, **of_first), *[make(H)] * (settings.layers - 1)),
         Readout(H, outputs),
         task.objective,
         dropout=settings.dropout if settings.layers > 1 else 0.0,

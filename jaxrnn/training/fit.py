@@ -1,23 +1,67 @@
-"""The training loop: steps, metrics, validations and saves, to the end or to Ctrl-C."""
+"""The training loop: steps, metrics, validations and saves, to the end or to Ctrl-C; and the error on some batches."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxrnn.network.network import NetworkParams
-from jaxrnn.tasks.sequences import Sequences
-from jaxrnn.training.evaluate import Metrics
+from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.tasks.base import Sequences
 from jaxrnn.training.step import Step, TrainState, averaged_params
 
 Log = Callable[[dict[str, Any]], None]
+
+
+class Metrics(NamedTuple):
+    """Says how good parameters are on some batches."""
+
+    loss: float  # the mean error of a step, or of a sequence with one answer
+    error_rate: float | None  # the share of wrong answers, of a task with classes
+
+
+def evaluate(net: Network, params: NetworkParams, batches: Iterable[Sequences], classes: bool = False) -> Metrics:
+    """Computes the mean over all real steps of all batches; the state is carried, except into fresh batches.
+
+    Args:
+        net, params: a network.
+        batches: what to evaluate it on.
+        classes: True computes the error rate too.
+
+    Raises:
+        ValueError: no batches, or none with a real step.
+    """
+    sums, state = np.zeros(3), None
+    for batch in batches:
+        found, state = _sum_errors(net, params, batch, None if batch.fresh else state, classes)
+        sums += [float(each) for each in found]
+    loss, wrong, count = sums
+    if not count:
+        raise ValueError("batches must hold at least one batch with a real step, got none")
+    return Metrics(loss / count, wrong / count if classes else None)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _sum_errors(
+    net: Network, params: NetworkParams, batch: Sequences, state: Any, classes: bool
+) -> tuple[tuple[chex.Array, chex.Array, chex.Array], Any]:
+    """Returns the sum of errors, the number of wrong answers and of all, and the final state."""
+    outputs, final = net.apply(params, batch.inputs, state, batch.mask, batch.reset)
+    errors = net.objective(outputs, batch.targets)
+    there = jnp.ones(errors.shape, bool)
+    if batch.mask is not None:
+        there = jnp.any(batch.mask, 0) if net.last_step else jnp.asarray(batch.mask)
+    wrong = jnp.argmax(outputs, -1) != batch.targets if classes else jnp.zeros(errors.shape, bool)
+    return (jnp.sum(errors, where=there), jnp.sum(wrong & there), jnp.sum(there)), final
 
 
 class Outcome(NamedTuple):
@@ -65,8 +109,9 @@ def fit(
     with _interruption() as interrupted:
         for done in range(int(train.step) + 1, steps + 1):
             train, metrics = step(train, batches(done - 1))
-            if "flow" in metrics and flow_every and done % flow_every == 0:
-                log({"step": done, "flow": metrics["flow"].tolist()})
+            flow = metrics.pop("flow", None)
+            if flow is not None and flow_every and done % flow_every == 0:
+                log({"step": done, "flow": flow.tolist()})
             pending.append(metrics)
             if done % log_every == 0 or done == steps or interrupted.is_set():
                 log({"step": done, **_means(pending, done)})
@@ -79,21 +124,15 @@ def fit(
             stopped = interrupted.is_set()
             if done % every == 0 or done == steps or stopped:
                 save(train)
-            if patience is not None and _since_best(losses) >= patience:
+            if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
                 break
             if stopped:
                 return Outcome(train, done < steps)
     return Outcome(train, False)
 
 
-def _since_best(losses: list[float]) -> int:
-    """Returns the number of losses after the smallest one."""
-    return len(losses) - 1 - losses.index(min(losses)) if losses else 0
-
-
 def _means(metrics: list[dict[str, chex.Array]], step: int) -> dict[str, float]:
-    names = [name for name in metrics[0] if name != "flow"]
-    means = {name: float(jnp.mean(jnp.stack([m[name] for m in metrics]))) for name in names}
+    means = jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *metrics)
     if not math.isfinite(means["loss"]):
         raise FloatingPointError(f"the loss is {means['loss']} at step {step}: lower the rate, or clip more")
     return means

@@ -31,9 +31,7 @@ class Run:
             if not (path / SETTINGS).is_file():
                 raise ValueError(f"{str(path)!r} exists and is not the folder of a run: choose another --out")
             if not overwrite:
-                raise ValueError(
-                    f"{str(path)!r} holds a run already: --resume it, --overwrite it, or choose another --out"
-                )
+                raise ValueError(f"{str(path)!r} holds a run: --resume it, --overwrite it, or choose another --out")
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)
         (path / SETTINGS).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -83,7 +81,6 @@ class Run:
             with self._checkpoints(name) as manager:
                 if step not in manager.all_steps():
                     manager.save(step, args=_orbax().args.StandardSave(tree))
-                manager.wait_until_finished()
 
     def restore(self, like: Any, name: Literal["latest", "best"] = "latest") -> Any:
         """Reads a checkpoint in the structure, shapes and dtypes of `like` (arrays, or `jax.eval_shape` of them).
@@ -95,17 +92,14 @@ class Run:
             step = manager.latest_step()
             if step is None:
                 raise ValueError(f"{str(self.path)!r} has no checkpoint yet: the run ended before its first one")
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=_sharding()), like)
+            place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like)
             return manager.restore(step, args=_orbax().args.StandardRestore(abstract))
 
     def _checkpoints(self, name: str) -> Any:
         orbax = _orbax()
         options = orbax.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         return orbax.CheckpointManager((self.path / name).absolute(), options=options)
-
-
-def _sharding() -> Any:
-    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
 def _orbax() -> Any:

@@ -13,7 +13,7 @@ from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cells.lstm import LSTM
-from jaxrnn.tasks.registry import TASKS
+from jaxrnn.tasks import TASKS
 
 CELLS: dict[str, Any] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
 
@@ -31,11 +31,6 @@ def _setting(
 def _check_above_zero(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive, got {value}")
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def _by_task(attribute: Literal["data_is", "length_is"]) -> str:
@@ -66,7 +61,7 @@ class Settings:
     )
     steps: int = _setting(2000, "Train for so many steps.", check_positive)
     rate: float = _setting(2e-3, "Set the highest learning rate of Adam.", _check_above_zero)
-    warmup: int = _setting(100, "Raise the rate over so many steps, before it falls as a cosine.", _check_count)
+    warmup: int = _setting(100, "Raise the rate over so many steps, before it falls as a cosine.", check_scale)
     clip: float = _setting(1.0, "Clip gradients to this global norm.", _check_above_zero)
     decay: float = _setting(0.0, "Shrink all parameters by this times the rate at every step.", check_scale)
     noise: float = _setting(0.0, "Add normal noise of this standard deviation to the weights.", check_scale)
@@ -79,13 +74,13 @@ class Settings:
         0.0, "Use an exponential average of the parameters that decays by this, for example 0.999.", check_rate
     )
     accumulate: int = _setting(1, "Average the gradients of so many batches for one step.", check_positive)
-    patience: int = _setting(0, "Stop after so many validations without an improvement.", _check_count)
+    patience: int = _setting(0, "Stop after so many validations without an improvement.", check_scale)
     gradient: Literal["bptt", "autodiff"] = _setting(
         "bptt", "Choose how to compute the gradient.", choices=("bptt", "autodiff")
     )
     seed: int = _setting(0, "Set the seed of everything random.")
     every: int = _setting(250, "Validate and save every so many steps.", check_positive)
-    flow: int = _setting(0, "Record the gradient flow every so many steps.", _check_count)
+    flow: int = _setting(0, "Record the gradient flow every so many steps.", check_scale)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -15,7 +15,7 @@ from jaxrnn.arguments import check_choice, check_scale
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences
 
 Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Array]]]
 
@@ -123,7 +123,7 @@ def make_step(
             scan has: flow, clip and vanishing.
 
     >>> import jax, optax, jaxrnn, jaxrnn.training.step
-    >>> from jaxrnn.tasks.sequences import Sequences
+    >>> from jaxrnn.tasks.base import Sequences
     >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
     >>> optimizer = optax.adam(1e-2)
     >>> train = jaxrnn.training.step.initial_train_state(net, optimizer, 2, jax.random.key(0))
@@ -136,9 +136,7 @@ def make_step(
     check_choice("gradient", gradient, ("bptt", "autodiff"))
     check_scale("noise", noise)
     if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
-        raise ValueError(
-            'flow, clip and vanishing need gradient="bptt": autodiff does not let them into its reverse pass'
-        )
+        raise ValueError('flow, clip and vanishing need gradient="bptt": autodiff lets nobody into its reverse pass')
     if gradient == "bptt":
         loss_and_gradient = value_and_grad(net, segment, clip=clip, return_state=True, return_flow=flow)
     else:
@@ -177,10 +175,5 @@ def _enter_batch(net: Network, train: TrainState, batch: Sequences) -> tuple[tup
 def _add_noise(params: NetworkParams, deviation: float, key: chex.PRNGKey) -> NetworkParams:
     if not deviation:
         return params
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(structure, noisy)
+    keys = optax.tree.split_key_like(key, params)
+    return jax.tree.map(lambda p, key: p + deviation * jax.random.normal(key, p.shape, p.dtype), params, keys)

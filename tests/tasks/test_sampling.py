@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.tasks.sampling import UNKNOWN, encode, sample
+from jaxrnn.tasks.text import UNKNOWN, encode, sample
 
 
 @pytest.fixture(scope="module")

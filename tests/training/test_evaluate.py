@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.tasks.sequences import Sequences
-from jaxrnn.training.evaluate import evaluate
+from jaxrnn.tasks.base import Sequences
+from jaxrnn.training.fit import evaluate
 
 NET = jaxrnn.Network((jaxrnn.Elman(7, 12),), jaxrnn.Readout(12, 7), jaxrnn.softmax_cross_entropy)
 

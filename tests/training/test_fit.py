@@ -6,8 +6,7 @@ import signal
 import jax.numpy as jnp
 import pytest
 
-from jaxrnn.training.evaluate import Metrics
-from jaxrnn.training.fit import fit
+from jaxrnn.training.fit import Metrics, fit
 from jaxrnn.training.step import TrainState
 
 START = TrainState(params=0, optimizer_state=None, network_state=(), step=0, key=None)

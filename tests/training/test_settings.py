@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from jaxrnn.tasks.registry import TASKS
+from jaxrnn.tasks import TASKS
 from jaxrnn.training.settings import Settings, recipe
 
 
@@ -14,7 +14,7 @@ from jaxrnn.training.settings import Settings, recipe
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"rate": -1.0}, "rate must be positive"),
         ({"clip": float("nan")}, "clip must be positive"),
-        ({"warmup": -1}, "warmup must not be negative"),
+        ({"warmup": -1}, "warmup must be finite and not negative"),
         ({"average": 1.0}, "average must be in"),
         ({"noise": float("inf")}, "noise must be finite"),
         ({"cell": "rnn"}, "cell must be one of 'elman', 'gru', 'lstm'"),

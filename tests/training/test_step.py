@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import jaxrnn
-from jaxrnn.tasks.sequences import Sequences
+from jaxrnn.tasks.base import Sequences
 from jaxrnn.training.step import TrainState, adam, average_params, averaged_params, initial_train_state, make_step
 
 NET = jaxrnn.Network((jaxrnn.Elman(7, 12),), jaxrnn.Readout(12, 7), jaxrnn.softmax_cross_entropy)
