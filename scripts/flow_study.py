@@ -23,7 +23,7 @@ import optax
 
 import jaxrnn
 from jaxrnn import flow
-from jaxrnn.tasks.endless import Adding
+from jaxrnn.tasks.adding import Adding
 
 HIDDEN, BATCH = 100, 64
 BASELINE = Adding.baselines["always one"]

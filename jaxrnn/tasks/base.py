@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from jaxrnn.tasks import pictures
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HELD_OUT = (5, 200)  # batches of sequences that validate a task without a data set
 # The settings that suit several tasks, where the defaults do not.
 RECIPE: dict[str, Any] = {"input_scale": 1.0, "recurrent_scale": 1.0, "batch": 64, "rate": 1e-3, "steps": 4000}
 
@@ -147,3 +150,27 @@ class Task(abc.ABC):
     def sample(self, net: Network, params: NetworkParams) -> str | None:
         """Returns a text that the network has written, where the task is to write one."""
         return None
+
+
+class EndlessTask(Task):
+    """Draws its sequences: fresh ones at every step, and a thousand others that validate."""
+
+    length_is = "the steps of a sequence"
+    recipe: ClassVar = RECIPE | {"hidden": 100}
+
+    @abc.abstractmethod
+    def draw(self, key: chex.PRNGKey, size: int) -> Sequences:
+        """Returns `size` sequences that depend on the key alone."""
+
+    def batch(self, step: int) -> Sequences:
+        return self._draw(0, step, self.batch_size)._replace(fresh=True)
+
+    def validation(self) -> list[Sequences]:
+        batches, size = HELD_OUT
+        return [self._draw(1, i, size)._replace(fresh=True) for i in range(batches)]
+
+    @functools.cached_property
+    def _draw(self) -> Callable[[int, int, int], Sequences]:
+        keys = jax.random.split(jax.random.key(self.seed))  # one to train, one to validate
+        draw = lambda part, index, size: self.draw(jax.random.fold_in(keys[part], index), size)  # noqa: E731
+        return jax.jit(draw, static_argnums=2)

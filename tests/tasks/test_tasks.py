@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.tasks import TASKS, chorales, endless, reber
-from jaxrnn.tasks.endless import Adding, CopyMemory, TemporalOrder
+from jaxrnn.tasks import TASKS, chorales, copy_memory, reber
+from jaxrnn.tasks.adding import Adding
+from jaxrnn.tasks.copy_memory import CopyMemory
+from jaxrnn.tasks.temporal_order import TemporalOrder
 from jaxrnn.training.fit import evaluate
 
 
@@ -16,9 +18,9 @@ def test_copy_memory():
     assert inputs.shape == targets.shape == (27, 50)
     assert np.all(inputs[:10] == targets[-10:])
     assert set(inputs[:10].ravel()) == set(range(8))
-    assert np.all(targets[:-10] == endless.BLANK)
-    assert np.all(inputs[16] == endless.DELIMITER)  # the answers begin with the step after it
-    assert np.all(np.delete(inputs[10:], 6, 0) == endless.BLANK)
+    assert np.all(targets[:-10] == copy_memory.BLANK)
+    assert np.all(inputs[16] == copy_memory.DELIMITER)  # the answers begin with the step after it
+    assert np.all(np.delete(inputs[10:], 6, 0) == copy_memory.BLANK)
     assert np.isclose(CopyMemory(2).baselines["without memory"], 10 * np.log(8) / 120)
 
 
