@@ -123,12 +123,11 @@ def _check_carry(cell: Cell, carry: Carry, start: State, influence: ArrayTree) -
     """Returns state and influence to go on from, in the dtype that is computed in."""
     if not isinstance(carry, Carry):
         raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
-    hidden = hidden_of(start)
-    state = check_state(cell, carry.state, hidden.shape[:-1], hidden.dtype, "carry.state")
-    expected = jax.eval_shape(influence.nothing)
+    *batch, _ = hidden_of(start).shape
+    state = check_state(cell, carry.state, tuple(batch), hidden_of(start).dtype, "carry.state")
     cause = "the carry must be one of this network, method and batch"
-    check_like("carry.influence", carry.influence, expected, cause)
-    return state, cast(carry.influence, hidden.dtype)
+    check_like("carry.influence", carry.influence, jax.eval_shape(influence.nothing), cause)
+    return state, cast(carry.influence, hidden_of(start).dtype)
 
 
 def _check_network(net: Network, method: Method) -> Cell:

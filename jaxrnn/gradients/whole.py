@@ -12,7 +12,8 @@ A plan says where time and layers are cut. What a group hands to the next exists
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from chex import Array
 
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import Group, Plan
-from jaxrnn.gradients.truncation import Outcome
 from jaxrnn.layer.both_ways import forward_pair
+from jaxrnn.layer.bptt import StepNorms
 from jaxrnn.layer.scan import forward_segment
 from jaxrnn.layer.segments import Segments, each, join, scan_segments, split
 from jaxrnn.network.batch import Steps
@@ -29,39 +30,49 @@ from jaxrnn.network.passes import Stack, backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums
 
 
+class Lags(NamedTuple):
+    """Says how far a window reached, and what it left out."""
+
+    used: Array  # lags taken, at most k; lag 0 is not counted
+    last: Array  # the largest term of the last of them, against that of lag 0
+    bound: Array  # of what lags left out add to any entry of dE/db and dE/dW, see `jaxrnn.Window`
+
+
+class Outcome(NamedTuple):
+    """Holds what a gradient strategy finds."""
+
+    final: tuple[State, ...]  # the last states
+    sums: Sums  # the loss, the gradients, and the adjoints before the first step
+    norms: tuple[StepNorms | None, ...] | None = None  # [T], where they were asked for
+    lags: Lags | None = None  # of a window
+
+
 def whole(setup: Setup, plan: Plan, state: tuple[State, ...], sums: Sums, steps: Steps) -> Outcome:
     """Computes the loss of some steps and its whole gradient, see `jaxrnn.gradients.truncation.Truncation.gradient`."""
-    groups = [(group, setup.stack.part(group.first, group.last)) for group in plan.groups]
-    kept: list[tuple[Stack, Steps, Segments]] = []
+    kept: list[tuple[Group, Stack, Steps, Segments]] = []
     final: tuple[State, ...] = ()
-    for group, stack in groups:
+    for group in plan.groups:
         if kept:
-            steps = steps._replace(below=_handed_up(*kept[-1]))
-        cut = split(steps, steps.shape[0], group.lengths[0])
+            _, stack, steps, residuals = kept[-1]
+            steps = steps._replace(below=inputs_of(stack, steps, join(residuals))[-1])  # [T, *batch, H]
+        stack, cut = setup.stack.part(group.first, group.last), split(steps, steps.shape[0], group.lengths[0])
         last, residuals = scan_segments(_ahead(stack, group), state[group.first : group.last], cut)
-        kept.append((stack, steps, residuals))
+        kept.append((group, stack, steps, residuals))
         final += last
-    sums = setup.ask_last(final, sums)
-    norms, g = (), None
-    for (group, _), (stack, steps, residuals) in zip(reversed(groups), reversed(kept), strict=True):
-        has_loss = group is plan.groups[-1]
-        steps = steps._replace(g=g, loss=steps.loss if has_loss else None)
+    sums, norms, g = setup.ask_last(final, sums), (), None
+    for group, stack, steps, residuals in reversed(kept):
+        steps = steps._replace(g=g, loss=steps.loss if group is plan.groups[-1] else None)
         sums, (found, g) = _back(setup, stack, group, residuals, sums, steps)
         norms = found + norms
     return Outcome(final, sums, norms)
 
 
-def _ahead(stack: Stack, group: Group) -> functools.partial:
+def _ahead(stack: Stack, group: Group) -> Callable:
     """Returns what takes a group through one segment forward: `(state, steps) -> (last state, residuals)`."""
-    if group.recompute == "states":
-        return functools.partial(_skim, stack, group.lengths[-1])
+    if group.recompute == "states":  # the states before the steps are all that is kept
+        return lambda state, steps: (skim(stack, group.lengths[-1], state, steps), state)
     take = forward_pair if stack.bidirectional else forward_segment
     return functools.partial(forward, stack, group.recompute, take=take)
-
-
-def _skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], tuple]:
-    """Takes a stack through some steps of which the state before them is all that is kept."""
-    return skim(stack, K, state, steps), state
 
 
 def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
@@ -71,11 +82,6 @@ def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[
         return forward(stack, "states", state, steps)[0], None
 
     return scan_segments(segment, state, split(steps, steps.shape[0], K))[0]
-
-
-def _handed_up(stack: Stack, steps: Steps, residuals: Segments) -> Array:
-    """Computes what a group of layers hands up over all steps, [T, *batch, H]."""
-    return inputs_of(stack, steps, join(residuals))[-1]
 
 
 def _back(

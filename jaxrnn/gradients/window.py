@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array
+from chex import Array, ArrayTree
 from jax import lax
 
 from jaxrnn.arguments import check_scale
 from jaxrnn.cells.base import Deltas, State
 from jaxrnn.gradients.plan import Plan
-from jaxrnn.gradients.truncation import Lags, Outcome, Truncation
+from jaxrnn.gradients.truncation import Truncation
+from jaxrnn.gradients.whole import Lags, Outcome
 from jaxrnn.layer.masking import Adjoint, blank
 from jaxrnn.layer.scan import Residuals
 from jaxrnn.layer.segments import join, scan_segments, segment_length, split
@@ -69,8 +71,8 @@ class Window(Truncation):
         """
         final, residuals = forward(setup.stack, "none", state, steps)
         sums, g = _readout(setup, setup.ask_last(final, sums), steps, residuals)
-        lags = _Lags(setup, *every_step(steps, residuals))
-        totals = lags.first(sums.adjoints, g)
+        take = functools.partial(_take, setup, *every_step(steps, residuals))
+        totals = take(_no_lags(steps.shape[0], sums), g)  # lag 0, in which every step's own loss asks g
 
         def more(totals: _Totals) -> Array:
             going_on = totals.lag <= min(self.k, steps.shape[0] - 1)
@@ -78,7 +80,7 @@ class Window(Truncation):
                 return going_on
             return going_on & (totals.sizes[-1] > self.tolerance * totals.sizes[0])
 
-        totals = lax.while_loop(more, lags.next, totals)
+        totals = lax.while_loop(more, take, totals)
         grads = sums.grads._replace(layers=weight_grads(setup.stack, steps, residuals, totals.deltas))
         return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, steps.shape[0]))
 
@@ -93,42 +95,40 @@ class _Totals(NamedTuple):
     sizes: Array  # of the largest terms, or of what masked steps hold back: of lag 0, and of the last three
 
 
-class _Lags:
-    """Takes lags: every step's adjoint back through that step, all of them at once."""
+def _no_lags(T: int, sums: Sums) -> _Totals:
+    """Makes the totals before lag 0, in which the last state is asked for what comes from later steps."""
+    after = tuple(
+        jax.tree.map(lambda leaf: jnp.zeros((T, *leaf.shape), leaf.dtype).at[-1].set(leaf), adjoint.state)
+        for adjoint in sums.adjoints
+    )
+    starts = jax.tree.map(jnp.zeros_like, sums.adjoints)
+    return _Totals(after, (), starts, jnp.int32(0), jnp.zeros(4, sums.E.dtype))
 
-    def __init__(self, setup: Setup, steps: Steps, residuals: tuple[Residuals, ...]) -> None:
-        self.setup, self.steps, self.residuals = setup, steps, residuals  # [T, 1, *batch, ...]: segments of one step
 
-    def first(self, last: tuple[Adjoint, ...], g: Array | None) -> _Totals:
-        """Takes lag 0, in which every step's own loss asks g of its hidden state, and the last state is asked for."""
-        T = self.steps.inputs.shape[0]
-        after = tuple(jax.tree.map(lambda leaf: _at_the_end(leaf, T), adjoint.state) for adjoint in last)
-        starts = tuple(jax.tree.map(jnp.zeros_like, adjoint) for adjoint in last)
-        sizes = jnp.zeros(4, self.setup.zeros.E.dtype)
-        return self._take(_Totals(after, (), starts, jnp.int32(0), sizes), g)
+def _take(
+    setup: Setup, steps: Steps, residuals: tuple[Residuals, ...], totals: _Totals, g: Array | None = None
+) -> _Totals:
+    """Takes a lag: every step's adjoint back through that step, all at once, as segments [T, 1, *batch, ...]."""
+    zeros = tuple(jax.tree.map(jnp.zeros_like, start.initial) for start in totals.starts)
 
-    def next(self, totals: _Totals) -> _Totals:
-        """Takes the next lag."""
-        return self._take(totals, None)
+    def one_step(after: tuple[State, ...], steps: Steps, residuals: tuple, g: Array | None) -> tuple:
+        found, _ = backward(setup.stack, tuple(map(Adjoint, after, zeros)), steps, residuals, g)
+        deltas = tuple(each.deltas for each in found)
+        return tuple(each.adjoint for each in found), jax.tree.map(lambda leaf: leaf[0], deltas)
 
-    def _take(self, totals: _Totals, g: Array | None) -> _Totals:
-        def one_step(after: tuple[State, ...], steps: Steps, residuals: tuple, g: Array | None) -> tuple:
-            zeros = tuple(None if s.initial is None else jax.tree.map(jnp.zeros_like, s.initial) for s in totals.starts)
-            adjoints = tuple(Adjoint(*both) for both in zip(after, zeros, strict=True))
-            found, _ = backward(self.setup.stack, adjoints, steps, residuals, g)
-            return tuple(each.adjoint for each in found), jax.tree.map(
-                lambda leaf: leaf[0], tuple(each.deltas for each in found)
-            )
-
-        g, mask = None if g is None else g[:, None], self.steps.flags.mask
-        before, deltas = jax.vmap(one_step)(totals.after, self.steps, self.residuals, g)
-        still_held = () if mask is None else blank(~mask[:, 0], tuple(adjoint.state for adjoint in before))
-        size = jnp.max(jnp.stack(list(map(_largest, (*deltas, *still_held))))).astype(totals.sizes.dtype)
-        first = jnp.where(totals.lag == 0, size, totals.sizes[0])
-        starts = tuple(_reach_start(start, adjoint) for start, adjoint in zip(totals.starts, before, strict=True))
-        after = tuple(jax.tree.map(_one_step_earlier, adjoint.state) for adjoint in before)
-        deltas = jax.tree.map(jnp.add, totals.deltas, deltas) if totals.deltas else deltas
-        return _Totals(after, deltas, starts, totals.lag + 1, jnp.stack([first, *totals.sizes[2:], size]))
+    g, mask = None if g is None else g[:, None], steps.flags.mask
+    before, deltas = jax.vmap(one_step)(totals.after, steps, residuals, g)
+    # Of a masked step the adjoint counts that it holds: zero deltas alone do not say that nothing is left.
+    still_held = () if mask is None else blank(~mask[:, 0], tuple(adjoint.state for adjoint in before))
+    size = _largest((deltas, still_held)).astype(totals.sizes.dtype)
+    first = jnp.where(totals.lag == 0, size, totals.sizes[0])
+    starts = tuple(map(_reach_start, totals.starts, before))
+    # The adjoint before every step is that after the one before it.
+    after = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), tuple(each.state for each in before)
+    )
+    deltas = jax.tree.map(jnp.add, totals.deltas, deltas) if totals.deltas else deltas
+    return _Totals(after, deltas, starts, totals.lag + 1, jnp.stack([first, *totals.sizes[2:], size]))
 
 
 def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
@@ -154,22 +154,10 @@ def _reach_start(start: Adjoint, before: Adjoint) -> Adjoint:
     return Adjoint(state, jax.tree.map(lambda s, leaf: s + leaf.sum(0), start.initial, before.initial))
 
 
-def _one_step_earlier(leaf: Array) -> Array:
-    """Makes the adjoint before every step that after the one before it."""
-    return jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])])
-
-
-def _at_the_end(leaf: Array, steps: int) -> Array:
-    return jnp.zeros((steps, *leaf.shape), leaf.dtype).at[-1].set(leaf)
-
-
-def _largest(delta: Deltas) -> Array:
-    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger.
-
-    Of a masked step the adjoint is taken that it holds: zero deltas alone do not say that nothing is left.
-    """
-    sums = (jnp.abs(leaf).reshape(-1, leaf.shape[-1]).sum(0).max() for leaf in jax.tree.leaves(delta))
-    return jnp.max(jnp.stack(list(sums)))
+def _largest(terms: ArrayTree) -> Array:
+    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger."""
+    sums = [jnp.abs(leaf).reshape(-1, leaf.shape[-1]).sum(0).max() for leaf in jax.tree.leaves(terms)]
+    return jnp.max(jnp.stack(sums))
 
 
 def _reached(totals: _Totals, T: int) -> Lags:
