@@ -23,9 +23,8 @@ from jaxrnn.arguments import (
 )
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import Plan, decide
-from jaxrnn.gradients.truncation import Truncation
+from jaxrnn.gradients.truncation import Truncation, Window
 from jaxrnn.gradients.whole import whole
-from jaxrnn.gradients.window import Window
 from jaxrnn.layer.prepared import ScanOptions, as_recompute
 from jaxrnn.layer.segments import check_segment
 from jaxrnn.network.batch import Batch

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ from jaxrnn.layer.segments import Segments, each, join, scan_segments, split
 from jaxrnn.network.batch import Steps
 from jaxrnn.network.passes import Stack, backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums
+
+Found: TypeAlias = tuple[
+    tuple[StepNorms | None, ...], Array | None
+]  # norms of layers, and what is asked of those below
 
 
 class Lags(NamedTuple):
@@ -49,30 +53,37 @@ class Outcome(NamedTuple):
 
 def whole(setup: Setup, plan: Plan, state: tuple[State, ...], sums: Sums, steps: Steps) -> Outcome:
     """Computes the loss of some steps and its whole gradient, see `jaxrnn.gradients.truncation.Truncation.gradient`."""
-    kept: list[tuple[Group, Stack, Steps, Segments]] = []
+    kept: list[tuple[Group, Steps, Segments]] = []
     final: tuple[State, ...] = ()
     for group in plan.groups:
         if kept:
-            _, stack, steps, residuals = kept[-1]
-            steps = steps._replace(below=inputs_of(stack, steps, join(residuals))[-1])  # [T, *batch, H]
-        stack, cut = setup.stack.part(group.first, group.last), split(steps, steps.shape[0], group.lengths[0])
-        last, residuals = scan_segments(_ahead(stack, group), state[group.first : group.last], cut)
-        kept.append((group, stack, steps, residuals))
+            below, steps, residuals = kept[-1]
+            steps = steps._replace(below=inputs_of(_stack(setup, below), steps, join(residuals))[-1])  # [T, *batch, H]
+        cut = split(steps, steps.shape[0], group.lengths[0])
+        last, residuals = scan_segments(_ahead(setup, group), state[group.first : group.last], cut)
+        kept.append((group, steps, residuals))
         final += last
-    sums, norms, g = setup.ask_last(final, sums), (), None
-    for group, stack, steps, residuals in reversed(kept):
+    sums, g = setup.ask_last(final, sums), None
+    norms: tuple[StepNorms | None, ...] = ()
+    for group, steps, residuals in reversed(kept):
         steps = steps._replace(g=g, loss=steps.loss if group is plan.groups[-1] else None)
-        sums, (found, g) = _back(setup, stack, group, residuals, sums, steps)
+        sums, (found, g) = back(setup, group, residuals, sums, steps)
         norms = found + norms
     return Outcome(final, sums, norms)
 
 
-def _ahead(stack: Stack, group: Group) -> Callable:
+def _stack(setup: Setup, group: Group) -> Stack:
+    return setup.stack.part(group.first, group.last)
+
+
+def _ahead(setup: Setup, group: Group) -> Callable:
     """Returns what takes a group through one segment forward: `(state, steps) -> (last state, residuals)`."""
+    stack = _stack(setup, group)
     if group.recompute == "states":  # the states before the steps are all that is kept
         return lambda state, steps: (skim(stack, group.lengths[-1], state, steps), state)
-    take = forward_pair if stack.bidirectional else forward_segment
-    return functools.partial(forward, stack, group.recompute, take=take)
+    return functools.partial(
+        forward, stack, group.recompute, take=forward_pair if stack.bidirectional else forward_segment
+    )
 
 
 def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
@@ -84,38 +95,31 @@ def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[
     return scan_segments(segment, state, split(steps, steps.shape[0], K))[0]
 
 
-def _back(
-    setup: Setup, stack: Stack, group: Group, residuals: Segments, sums: Sums, steps: Steps
-) -> tuple[Sums, tuple[tuple, Array | None]]:
+def back(setup: Setup, group: Group, residuals: Segments, sums: Sums, steps: Steps) -> tuple[Sums, Found]:
     """Takes a group of layers back through some steps, in segments of the first of the group's lengths.
 
-    Returns:
-        The sums before the steps; the norms of every layer; and what is asked of the layers below, [K, *batch, H].
+    Returns the sums before the steps; the norms of every layer, and what is asked of the layers below, [K, *batch, H].
     """
     K, *inner = group.lengths
     finer = group._replace(lengths=tuple(inner))
 
-    def segment(sums: Sums, x: tuple[Steps, Any]) -> tuple[Sums, tuple[tuple, Array | None]]:
+    def segment(sums: Sums, x: tuple[Steps, Any]) -> tuple[Sums, Found]:
         steps, residuals = x
         if group.recompute == "states" and inner:
-            cut = split(steps, steps.shape[0], inner[0])
-            _, residuals = scan_segments(_ahead(stack, finer), residuals, cut)
-            return _back(setup, stack, finer, residuals, sums, steps)
+            _, residuals = scan_segments(_ahead(setup, finer), residuals, split(steps, steps.shape[0], inner[0]))
+            return back(setup, finer, residuals, sums, steps)
         if group.recompute == "states":
-            _, residuals = forward(stack, "none", residuals, steps)
-        return _segment_back(setup, stack, sums, steps, residuals)
+            _, residuals = forward(_stack(setup, group), "none", residuals, steps)
+        return _segment_back(setup, group, residuals, sums, steps)
 
     cut = split(steps, steps.shape[0], K)
     sums, found = scan_segments(segment, sums, each(lambda *x: x, cut, residuals), reverse=True)
     return sums, join(found)
 
 
-def _segment_back(
-    setup: Setup, stack: Stack, sums: Sums, steps: Steps, residuals: tuple
-) -> tuple[Sums, tuple[tuple, Array | None]]:
+def _segment_back(setup: Setup, group: Group, residuals: tuple, sums: Sums, steps: Steps) -> tuple[Sums, Found]:
     """Takes a group of layers back through one segment, behind readout and loss where these are due."""
-    E, grads, adjoints = sums
-    first, last = stack.first, stack.first + len(stack.layers)
+    (E, grads, adjoints), stack, (first, last, *_) = sums, _stack(setup, group), group
     g, readout = steps.g, grads.readout
     if steps.loss is not None:
         segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, residuals)[-1], steps.loss)
