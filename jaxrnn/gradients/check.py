@@ -127,7 +127,8 @@ def check(
     gradients = (jax.tree.leaves(grads) for grads in (found["BPTT"][0], found["jax.grad"][0], truth))
     for name, mine, theirs, true, difference, ahead in zip(names, *gradients, differences, forward, strict=True):
         own = relative_error(theirs, true)
-        bound = EXACT if dtype == "float64" else _single_bound(own)
+        # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
+        bound = min(SINGLE, max(2 * own, 8 * float(np.finfo(np.float32).eps))) if dtype == "float32" else EXACT
         rows.append(Row(name, relative_error(mine, true), own, bound, difference, ahead))
     return Report(tuple(rows), seconds)
 
@@ -163,11 +164,6 @@ def relative_error(value: Any, truth: Any) -> float:
     """Computes max |value - truth| / max |truth|, in float64."""
     value, truth = np.asarray(value, np.float64), np.asarray(truth, np.float64)
     return float(np.max(np.abs(value - truth)) / max(np.max(np.abs(truth)), np.finfo(np.float64).tiny))
-
-
-def _single_bound(autodiff: float) -> float:
-    # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
-    return min(SINGLE, max(2 * autodiff, 8 * float(np.finfo(np.float32).eps)))
 
 
 def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: Array) -> list[float]:

@@ -36,29 +36,17 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory.
+    """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory."""
 
-    Fields:
-        steps: T, or for a truncation as many of its steps as are held at a time.
-        recompute: "none", "gates" or "states", see `jaxrnn.value_and_grad`.
-        groups: of layers, bottom first; the last of them takes readout and loss along.
-        state_bytes: what is kept from the forward pass: states (and gates), or those at the edges of segments.
-        segment_bytes: what the steps of one segment occupy on their way back, and the inputs of those around it.
-        weight_bytes: gradients, and the weights as the loops multiply them.
-        sequence_bytes: what goes with all steps besides: weights w_t or labels, and tokens.
-        loop_steps: how many steps of the recurrence follow one another, forward and back.
-        extra_forward: forward passes beyond the one that any gradient takes.
-    """
-
-    steps: int
-    recompute: Recompute
-    groups: tuple[Group, ...]
-    state_bytes: int
-    segment_bytes: int
-    weight_bytes: int
-    sequence_bytes: int
-    loop_steps: int
-    extra_forward: int
+    steps: int  # T, or for a truncation as many of its steps as are held at a time
+    recompute: Recompute  # "none", "gates" or "states", see `jaxrnn.value_and_grad`
+    groups: tuple[Group, ...]  # of layers, bottom first; the last of them takes readout and loss along
+    state_bytes: int  # what is kept from the forward pass: states (and gates), or those at the edges of segments
+    segment_bytes: int  # what the steps of one segment occupy on their way back, and the inputs of those around it
+    weight_bytes: int  # gradients, and the weights as the loops multiply them
+    sequence_bytes: int  # what goes with all steps besides: weights w_t or labels, and tokens
+    loop_steps: int  # how many steps of the recurrence follow one another, forward and back
+    extra_forward: int  # forward passes beyond the one that any gradient takes
 
     @property
     def lengths(self) -> tuple[int, ...]:

@@ -102,10 +102,6 @@ class _Options:
         if vanishing is not None and not self.one_way:
             raise ValueError(f"vanishing {ONE_WAY}")
 
-    def of_scans(self) -> ScanOptions:
-        """Returns what the options say to each layer."""
-        return ScanOptions(recompute=as_recompute(self.recompute), return_norms=self.return_flow, clip=self.clip)
-
     def plan(self, inputs: Array, dtype: DTypeLike) -> Plan:
         """Makes the plan of a call."""
         T, recompute = inputs.shape[0], as_recompute(self.recompute)
@@ -225,9 +221,8 @@ def value_and_grad(
     ) -> tuple[Any, NetworkParams]:
         options.check_call(key, vanishing)
         batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
-        setup = set_up(
-            net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=options.of_scans()
-        )
+        scans = ScanOptions(recompute=as_recompute(recompute), return_norms=return_flow, clip=clip)
+        setup = set_up(net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=scans)
         if vanishing is not None:
             setup = setup._replace(vanishing=vanishing / jnp.maximum(setup.call.real_steps(), 1))
         plan = options.plan(setup.steps.inputs, setup.call.dtype)

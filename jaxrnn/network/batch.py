@@ -105,11 +105,8 @@ def check_loss(
     """Returns checked targets and weights, which are alike for all steps that are not masked unless given.
 
     Args:
-        call: the checked arguments.
-        batch: the same call's arguments as they came.
-        objective: of the network.
-        outputs: V.
-        last_step: whether only the last step of each sequence has a loss.
+        call, batch: the arguments of a call, checked, and as they came.
+        objective, outputs, last_step: of the network: V outputs, only the last of which has a loss where `last_step`.
     """
     mask, steps = call.steps.flags.mask, call.steps.shape
     there = mask

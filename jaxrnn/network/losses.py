@@ -153,7 +153,6 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
 
 @sigmoid_cross_entropy.with_gradient
 def _sigmoid_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Computes E_t and dE_t/dO_t = yhat_t - y_t."""
     return sigmoid_cross_entropy(outputs, targets), jax.nn.sigmoid(outputs) - targets
 
 
@@ -163,15 +162,10 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
         E_t = sum_i (O_t[i] - y_t[i])^2        dE_t/dO_t = 2 (O_t - y_t)
 
-    Args:
-        outputs: O_t, [..., V].
-        targets: [..., V].
+    Arguments and errors are those of `jaxrnn.sigmoid_cross_entropy`, the targets any numbers.
 
     Returns:
         E_t, [...], in the square of the outputs' unit.
-
-    Raises:
-        ValueError: targets do not have the shape of the outputs.
 
     >>> import jax.numpy as jnp, jaxrnn
     >>> float(jaxrnn.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]]))[0])
@@ -183,7 +177,6 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
 @squared_error.with_gradient
 def _squared_error_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Computes E_t and dE_t/dO_t = 2 (O_t - y_t)."""
     return squared_error(outputs, targets), 2 * (outputs - targets)
 
 
