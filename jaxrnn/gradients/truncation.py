@@ -205,20 +205,26 @@ class Window(Truncation):
 
         here for any cell and any number of layers: every lag takes the layers back from the top, through one step each.
         """
+        T = steps.shape[0]
         final, residuals = forward(setup.stack, "none", state, steps)
         sums, g = _readout(setup, setup.ask_last(final, sums), steps, residuals)
         take = functools.partial(_take, setup, *every_step(steps, residuals))
-        totals = take(_no_lags(steps.shape[0], sums), g)  # lag 0, in which every step's own loss asks g
+
+        def at_the_end(leaf: Array) -> Array:
+            return jnp.zeros((T, *leaf.shape), leaf.dtype).at[-1].set(leaf)
 
         def more(totals: _Totals) -> Array:
-            going_on = totals.lag <= min(self.k, steps.shape[0] - 1)
+            going_on = totals.lag <= min(self.k, T - 1)
             if self.tolerance is None:
                 return going_on
             return going_on & (totals.sizes[-1] > self.tolerance * totals.sizes[0])
 
-        totals = lax.while_loop(more, take, totals)
+        after = jax.tree.map(at_the_end, tuple(adjoint.state for adjoint in sums.adjoints))
+        starts = jax.tree.map(jnp.zeros_like, sums.adjoints)
+        nothing = _Totals(after, (), starts, jnp.int32(0), jnp.zeros(4, sums.E.dtype))
+        totals = lax.while_loop(more, take, take(nothing, g))  # first lag 0, in which every step's own loss asks g
         grads = sums.grads._replace(layers=weight_grads(setup.stack, steps, residuals, totals.deltas))
-        return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, steps.shape[0]))
+        return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, T))
 
 
 class _Totals(NamedTuple):
@@ -229,16 +235,6 @@ class _Totals(NamedTuple):
     starts: tuple[Adjoint, ...]  # per layer, what has reached s_0, through the first step and through resets
     lag: Array
     sizes: Array  # of the largest terms, or of what masked steps hold back: of lag 0, and of the last three
-
-
-def _no_lags(T: int, sums: Sums) -> _Totals:
-    """Makes the totals before lag 0, in which the last state is asked for what comes from later steps."""
-    after = tuple(
-        jax.tree.map(lambda leaf: jnp.zeros((T, *leaf.shape), leaf.dtype).at[-1].set(leaf), adjoint.state)
-        for adjoint in sums.adjoints
-    )
-    starts = jax.tree.map(jnp.zeros_like, sums.adjoints)
-    return _Totals(after, (), starts, jnp.int32(0), jnp.zeros(4, sums.E.dtype))
 
 
 def _take(

@@ -1,5 +1,4 @@
-"""Objectives: the error E_t of a step, and beside it dE_t/dO_t, the gradient that the reverse pass starts from; behind
-a readout, the loss of some steps.
+"""Objectives: the error E_t of a step, and beside it dE_t/dO_t, the gradient that the reverse pass starts from.
 
 An objective maps outputs O_t [..., V] (the network's scores, before any softmax or sigmoid) and targets to E_t [...].
 Any such function is an objective; with one that carries its own gradient, the reverse pass needs no `jax.vjp`.
