@@ -6,13 +6,10 @@ from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.gradients import online
-from jaxrnn.gradients.carried import Carried
-from jaxrnn.gradients.options import plan
 from jaxrnn.gradients.plan import Plan
 from jaxrnn.gradients.streaming import Chunk, value_and_grad_of_chunks
-from jaxrnn.gradients.tail import Tail
-from jaxrnn.gradients.value_and_grad import value_and_grad
-from jaxrnn.gradients.window import Window
+from jaxrnn.gradients.truncation import Carried, Tail, Window
+from jaxrnn.gradients.value_and_grad import plan, value_and_grad
 from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams
 from jaxrnn.layer.deer import Convergence, deer
 from jaxrnn.layer.masking import lengths_to_mask

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array, PRNGKey
-from jax.typing import DTypeLike
+from chex import Array
 
-from jaxrnn.arguments import check_choice, check_scale
-from jaxrnn.cells.affine import (
-    affine,
-    affine_input_grads,
-    columns,
-    diagonal_blocks,
-    sum_of,
-    sum_of_outer_products,
-)
-from jaxrnn.cells.base import Cell
+from jaxrnn.arguments import check_choice
+from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
-from jaxrnn.cells.initializers import RECURRENT, recurrent
+from jaxrnn.cells.initializers import RECURRENT
 
 
 class ElmanParams(NamedTuple):
@@ -33,18 +23,8 @@ class ElmanParams(NamedTuple):
     b: Array | None  # [H]
 
 
-class ElmanOperands(NamedTuple):
-    """Holds the parameters as the loops multiply by them: rows are examples."""
-
-    U_T: Array  # [D, H]
-    W_T: Array  # [H, H]
-    W: Array  # [H, H]
-    b: Array | None  # [H]
-    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
-
-
 @dataclasses.dataclass(frozen=True)
-class Elman(Cell):
+class Elman(BlockCell):
     """Defines the Elman cell, with the gradients that BPTT carries through it.
 
         z_t = W s_{t-1} + U x_t + b          s_t = tanh(z_t)     or     s_t = max(z_t, 0)
@@ -91,80 +71,32 @@ class Elman(Cell):
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
     recurrent_initializer: str = "orthogonal"
+    blocks = 1
+    params_type = ElmanParams
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("recurrent_initializer", self.recurrent_initializer, RECURRENT)
         check_choice("activation", self.activation, ("tanh", "relu"))
-        check_scale("input_scale", self.input_scale)
-        check_scale("recurrent_scale", self.recurrent_scale)
 
-    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> ElmanParams:
-        """Draws fresh parameters: U [H, D], W [H, H], b [H]."""
-        key_U, key_W = jax.random.split(key)
-        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
-        return ElmanParams(
-            U=normal(key_U, (self.hidden, self.inputs), dtype),
-            W=recurrent(self.recurrent_initializer, self.recurrent_scale, key_W, self.hidden, dtype),
-            b=jnp.zeros(self.hidden, dtype) if self.bias else None,
-        )
-
-    def prepare(self, params: ElmanParams) -> ElmanOperands:
-        """Lays U^T and W^T out once: `s @ W.T` within the loop costs 5 to 25 % more at H up to 256 (on a CPU)."""
-        return ElmanOperands(params.U.T, params.W.T, params.W, params.b)
-
-    def with_dropout(self, operands: ElmanOperands, dropout_mask: Array) -> ElmanOperands:
-        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
-        return operands._replace(dropout_mask=dropout_mask)
-
-    def project(self, operands: ElmanOperands, inputs: Array) -> Array:
-        """Computes U x_t + b, [K, *batch, H]."""
-        return affine(operands.U_T, operands.b, inputs)
-
-    def step(self, operands: ElmanOperands, state: Array, projected: Array) -> Array:
+    def step(self, operands: BlockOperands, state: Array, projected: Array) -> Array:
         """Computes s_t = tanh(W s_{t-1} + (U x_t + b))."""
         state = scale(state, operands.dropout_mask)
         z = state @ operands.W_T + projected  # [*batch, H]
         return jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)
 
     def linearize(
-        self, operands: ElmanOperands, inputs: Array, previous: Array, states: Array, residuals: tuple
+        self, operands: BlockOperands, inputs: Array, previous: Array, states: Array, residuals: tuple
     ) -> Array:
         """Computes ds_t/dz_t from the states themselves: 1 - s_t^2, [K, *batch, H]."""
         return 1 - states * states if self.activation == "tanh" else (states > 0).astype(states.dtype)
 
-    def step_adjoint(self, operands: ElmanOperands, adjoint: Array, local: Array) -> tuple[Array, Array]:
+    def step_adjoint(self, operands: BlockOperands, adjoint: Array, local: Array) -> tuple[Array, Array]:
         """Computes delta_t = (1 - s_t^2) * dE/ds_t, and dE/ds_{t-1} = W^T delta_t."""
         delta = local * adjoint  # [*batch, H]
         return scale(delta @ operands.W, operands.dropout_mask), delta
 
-    def weight_grads(
-        self, params: ElmanParams, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array
-    ) -> ElmanParams:
-        """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
-        previous = scale(previous, operands.dropout_mask)
-        delta_T = columns(deltas)  # [H, K, *batch]
-        return ElmanParams(
-            U=sum_of_outer_products(delta_T, inputs, self.inputs),
-            W=sum_of_outer_products(delta_T, previous, self.hidden),
-            b=sum_of(deltas) if self.bias else None,
-        )
-
-    def weight_factors(self, operands: ElmanOperands, inputs: Array, previous: Array, deltas: Array) -> ElmanParams:
-        """Pairs the factors of the sums in `weight_grads`."""
-        pair_b = (deltas, None) if self.bias else None
-        return ElmanParams(U=(deltas, inputs), W=(deltas, scale(previous, operands.dropout_mask)), b=pair_b)
-
-    def own_operands(self, operands: ElmanOperands, weight: float = 1.0) -> ElmanOperands:
-        """Keeps the diagonal of W only."""
-        W = weight * diagonal_blocks(operands.W)
-        return operands._replace(W=W, W_T=W)
-
-    def with_penalty(self, operands: ElmanOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
+    def with_penalty(self, operands: BlockOperands, previous: Array, deltas: Array, coefficients: Array) -> Array:
         """Returns s_{t-1} + c_t u_t, as dE/dW = sum_t delta_t s_{t-1}^T and dOmega/dW = sum_t delta_t (c_t u_t)^T."""
         u = scale(deltas @ operands.W, operands.dropout_mask)
         return previous + coefficients[..., None] * u
-
-    def input_grads(self, params: ElmanParams, inputs: Array, previous: Array, deltas: Array) -> Array:
-        """Computes dE/dx_t = U^T delta_t, [K, *batch, D]."""
-        return affine_input_grads(params.U, deltas)

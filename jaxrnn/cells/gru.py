@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from chex import Array, PRNGKey
+from chex import Array
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import check_scale
-from jaxrnn.cells.affine import (
-    affine,
-    affine_input_grads,
-    columns,
-    diagonal_blocks,
-    sum_of,
-    sum_of_outer_products,
-)
-from jaxrnn.cells.base import Cell, Deltas, Local, StepResiduals
+from jaxrnn.cells.affine import affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.cells.base import Deltas, Local, StepResiduals
+from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
 
 
@@ -33,19 +24,8 @@ class GRUParams(NamedTuple):
     d: Array | None  # [H], inside the reset: torch's b_hn
 
 
-class GRUOperands(NamedTuple):
-    """Holds the parameters as the loops multiply by them: rows are examples."""
-
-    U_T: Array  # [D, 3H]
-    W_T: Array  # [H, 3H]
-    W: Array  # [3H, H]
-    b: Array | None  # [3H]
-    d: Array | None  # [H]
-    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
-
-
 @dataclasses.dataclass(frozen=True)
-class GRU(Cell):
+class GRU(BlockCell):
     """Defines the GRU cell with the reset after the product, as cuDNN, PyTorch and Keras have it.
 
         r_t = sigmoid(W_r s_{t-1} + U_r x_t + b_r)           q_t = W_n s_{t-1} + d
@@ -62,15 +42,12 @@ class GRU(Cell):
     Each delta is a_t times a factor that the forward pass knows, so the reverse loop is two products and a sum.
 
     Args:
-        inputs: D.
-        hidden: H.
+        inputs, hidden, input_scale: as for `jaxrnn.Elman`.
         bias: whether there are b and d.
-        input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
         recurrent_scale: modulus of the eigenvalues of the fresh W_r, W_z, W_n, each orthogonal times it.
 
     Raises:
-        ValueError: a size below 1, a scale that is negative or not finite.
-        TypeError: a size that is not an int.
+        ValueError, TypeError: as for `jaxrnn.Elman`.
 
     Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder", equations 5 to 8, with the
     reset after the product as in cuDNN.
@@ -84,38 +61,15 @@ class GRU(Cell):
     bias: bool = True
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
+    blocks = 3
+    params_type = GRUParams
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_scale("input_scale", self.input_scale)
-        check_scale("recurrent_scale", self.recurrent_scale)
-
-    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> GRUParams:
-        """Draws fresh parameters: U [3H, D], W [3H, H], b [3H], d [H]."""
-        H, key_U, *keys = self.hidden, *jax.random.split(key, 4)
-        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
-        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
-        return GRUParams(
-            U=normal(key_U, (3 * H, self.inputs), dtype),
-            W=jnp.concatenate([orthogonal(key, (H, H), dtype) for key in keys]),
-            b=jnp.zeros(3 * H, dtype) if self.bias else None,
-            d=jnp.zeros(H, dtype) if self.bias else None,
-        )
-
-    def prepare(self, params: GRUParams) -> GRUOperands:
-        """Lays U^T and W^T out once, outside the loops."""
-        return GRUOperands(params.U.T, params.W.T, params.W, params.b, params.d)
-
-    def with_dropout(self, operands: GRUOperands, dropout_mask: Array) -> GRUOperands:
-        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
-        return operands._replace(dropout_mask=dropout_mask)
-
-    def project(self, operands: GRUOperands, inputs: Array) -> Array:
-        """Computes U x_t + b, [K, *batch, 3H]."""
-        return affine(operands.U_T, operands.b, inputs)
+    def fresh_biases(self, dtype: DTypeLike) -> tuple[Array, Array]:
+        """Makes b [3H] and d [H]: zeros."""
+        return jnp.zeros(3 * self.hidden, dtype), jnp.zeros(self.hidden, dtype)
 
     def step_with_residuals(
-        self, operands: GRUOperands, state: Array, projected: Array
+        self, operands: BlockOperands, state: Array, projected: Array
     ) -> tuple[Array, tuple[Array, ...]]:
         """Computes s_t, and hands on the gates (r_t, z_t), n_t and q_t."""
         # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
@@ -130,12 +84,8 @@ class GRU(Cell):
         n = jnp.tanh(projected[..., 2 * H :] + r * q)
         return n + z * (state - n), (gates, n, q)
 
-    def step(self, operands: GRUOperands, state: Array, projected: Array) -> Array:
-        """Computes s_t."""
-        return self.step_with_residuals(operands, state, projected)[0]
-
     def linearize(
-        self, operands: GRUOperands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
+        self, operands: BlockOperands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
     ) -> Local:
         """Computes the factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
         gates, n, q = residuals
@@ -144,14 +94,14 @@ class GRU(Cell):
         factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
         return z, jnp.concatenate(factors, -1), through_n
 
-    def step_adjoint(self, operands: GRUOperands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
+    def step_adjoint(self, operands: BlockOperands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
         """Computes the deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
         z, factors, through_n = local
         delta = jnp.concatenate([adjoint, adjoint, adjoint], -1) * factors  # [*batch, 3H]
         return adjoint * z + scale(delta @ operands.W, operands.dropout_mask), (delta, adjoint * through_n)
 
     def weight_grads(
-        self, params: GRUParams, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas
+        self, params: GRUParams, operands: BlockOperands, inputs: Array, previous: Array, deltas: Deltas
     ) -> GRUParams:
         """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
         delta_T, delta_n_T = map(columns, deltas)  # [3H, K, *batch], [H, K, *batch]
@@ -163,16 +113,11 @@ class GRU(Cell):
             d=sum_of(deltas[0][..., 2 * self.hidden :]) if self.bias else None,
         )
 
-    def weight_factors(self, operands: GRUOperands, inputs: Array, previous: Array, deltas: Deltas) -> GRUParams:
+    def weight_factors(self, operands: BlockOperands, inputs: Array, previous: Array, deltas: Deltas) -> GRUParams:
         """Pairs the factors of the sums in `weight_grads`."""
         of_inputs = self._of_inputs(deltas)
         pairs = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
         return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.dropout_mask)), *pairs)
-
-    def own_operands(self, operands: GRUOperands, weight: float = 1.0) -> GRUOperands:
-        """Keeps the diagonal of each gate's block of W only."""
-        W = weight * diagonal_blocks(operands.W)
-        return operands._replace(W=W, W_T=W.T)
 
     def gates(self, residuals: StepResiduals) -> dict[str, Array]:
         """Names r_t and z_t; z_t = 1 holds the state."""

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from chex import Array, PRNGKey
+from chex import Array
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import check_scale
-from jaxrnn.cells.affine import (
-    affine,
-    affine_input_grads,
-    columns,
-    diagonal_blocks,
-    sum_of,
-    sum_of_outer_products,
-)
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
 
 
@@ -32,16 +21,6 @@ class LSTMParams(NamedTuple):
     b: Array | None  # [4H]
 
 
-class LSTMOperands(NamedTuple):
-    """Holds the parameters as the loops multiply by them: rows are examples."""
-
-    U_T: Array  # [D, 4H]
-    W_T: Array  # [H, 4H]
-    W: Array  # [4H, H]
-    b: Array | None  # [4H]
-    dropout_mask: Array | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
-
-
 class LSTMState(NamedTuple):
     """Holds the state of an LSTM layer."""
 
@@ -50,7 +29,7 @@ class LSTMState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class LSTM(Cell):
+class LSTM(BlockCell):
     """Defines the LSTM cell with forget gate, without peepholes, as cuDNN, PyTorch and Keras have it.
 
         i_t = sigmoid(W_i s_{t-1} + U_i x_t + b_i)           g_t = tanh(W_g s_{t-1} + U_g x_t + b_g)
@@ -65,16 +44,12 @@ class LSTM(Cell):
         dE/ds_{t-1} = W^T delta_t        dE/dW = sum_t delta_t s_{t-1}^T        dE/dU = sum_t delta_t x_t^T
 
     Args:
-        inputs: D.
-        hidden: H.
-        bias: whether there is a b.
+        inputs, hidden, bias, input_scale: as for `jaxrnn.Elman`.
         forget_bias: the fresh b_f; 1 lets a fresh memory last (Jozefowicz et al. 2015, section 2.2).
-        input_scale: standard deviation of the fresh U x_t, for inputs of variance one (see `jaxrnn.Elman` for tokens).
         recurrent_scale: modulus of the eigenvalues of the four fresh blocks of W, each orthogonal times it.
 
     Raises:
-        ValueError: a size below 1, a scale that is negative or not finite.
-        TypeError: a size that is not an int.
+        ValueError, TypeError: as for `jaxrnn.Elman`.
 
     Source: Hochreiter & Schmidhuber (1997), "Long short-term memory"; Gers, Schmidhuber & Cummins (2000), "Learning to
     forget", for f_t.
@@ -89,43 +64,20 @@ class LSTM(Cell):
     forget_bias: float = 1.0
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
+    blocks = 4
+    params_type = LSTMParams
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_scale("input_scale", self.input_scale)
-        check_scale("recurrent_scale", self.recurrent_scale)
-
-    def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> LSTMParams:
-        """Draws fresh parameters: U [4H, D], W [4H, H], b [4H]."""
-        H, key_U, *keys = self.hidden, *jax.random.split(key, 5)
-        normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
-        orthogonal = jax.nn.initializers.orthogonal(self.recurrent_scale)
-        b = jnp.zeros(4 * H, dtype).at[H : 2 * H].set(self.forget_bias)
-        return LSTMParams(
-            U=normal(key_U, (4 * H, self.inputs), dtype),
-            W=jnp.concatenate([orthogonal(key, (H, H), dtype) for key in keys]),
-            b=b if self.bias else None,
-        )
+    def fresh_biases(self, dtype: DTypeLike) -> tuple[Array]:
+        """Makes b [4H]: `forget_bias` for the rows of f, zeros else."""
+        return (jnp.zeros(4 * self.hidden, dtype).at[self.hidden : 2 * self.hidden].set(self.forget_bias),)
 
     def initial_state(self, batch: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> LSTMState:
         """Makes s_0 and m_0: zeros [*batch, H]."""
         # Two arrays, not one twice: a buffer that is donated to a training step can be given away only once.
         return LSTMState(jnp.zeros((*batch, self.hidden), dtype), jnp.zeros((*batch, self.hidden), dtype))
 
-    def prepare(self, params: LSTMParams) -> LSTMOperands:
-        """Lays U^T and W^T out once, outside the loops."""
-        return LSTMOperands(params.U.T, params.W.T, params.W, params.b)
-
-    def with_dropout(self, operands: LSTMOperands, dropout_mask: Array) -> LSTMOperands:
-        """Makes the recurrent product W (dropout_mask * s_{t-1})."""
-        return operands._replace(dropout_mask=dropout_mask)
-
-    def project(self, operands: LSTMOperands, inputs: Array) -> Array:
-        """Computes U x_t + b, [K, *batch, 4H]."""
-        return affine(operands.U_T, operands.b, inputs)
-
     def step_with_residuals(
-        self, operands: LSTMOperands, state: LSTMState, projected: Array
+        self, operands: BlockOperands, state: LSTMState, projected: Array
     ) -> tuple[LSTMState, Array]:
         """Computes s_t and m_t, and hands on the one tanh that all four gates come from, [*batch, 4H]."""
         z = scale(state.s, operands.dropout_mask) @ operands.W_T + projected  # [*batch, 4H]
@@ -136,12 +88,8 @@ class LSTM(Cell):
         m = f * state.m + i * g
         return LSTMState(o * jnp.tanh(m), m), t
 
-    def step(self, operands: LSTMOperands, state: LSTMState, projected: Array) -> LSTMState:
-        """Computes s_t and m_t."""
-        return self.step_with_residuals(operands, state, projected)[0]
-
     def linearize(
-        self, operands: LSTMOperands, inputs: Array, previous: LSTMState, states: LSTMState, residuals: Array
+        self, operands: BlockOperands, inputs: Array, previous: LSTMState, states: LSTMState, residuals: Array
     ) -> tuple[Array, ...]:
         """Computes f_t and the factors of dE/dm_t and of a_t in the equations above, [K, *batch, H], H and 4H.
 
@@ -155,7 +103,7 @@ class LSTM(Cell):
         return f, o * (1 - tanh_m * tanh_m), slopes * halved
 
     def step_adjoint(
-        self, operands: LSTMOperands, adjoint: LSTMState, local: tuple[Array, ...]
+        self, operands: BlockOperands, adjoint: LSTMState, local: tuple[Array, ...]
     ) -> tuple[LSTMState, Array]:
         """Computes delta_t, and dE/ds_{t-1} = W^T delta_t beside dE/dm_t * f_t."""
         f, to_memory, factors = local
@@ -163,35 +111,10 @@ class LSTM(Cell):
         delta = jnp.concatenate([dm, dm, dm, adjoint.s], -1) * factors  # [*batch, 4H]
         return LSTMState(scale(delta @ operands.W, operands.dropout_mask), dm * f), delta
 
-    def weight_grads(
-        self, params: LSTMParams, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array
-    ) -> LSTMParams:
-        """Sums dE/dU, dE/dW, dE/db over the segment, by one matrix product each."""
-        delta_T = columns(deltas)  # [4H, K, *batch]
-        return LSTMParams(
-            U=sum_of_outer_products(delta_T, inputs, self.inputs),
-            W=sum_of_outer_products(delta_T, scale(previous.s, operands.dropout_mask), self.hidden),
-            b=sum_of(deltas) if self.bias else None,
-        )
-
-    def weight_factors(self, operands: LSTMOperands, inputs: Array, previous: LSTMState, deltas: Array) -> LSTMParams:
-        """Pairs the factors of the sums in `weight_grads`."""
-        pair_b = (deltas, None) if self.bias else None
-        return LSTMParams((deltas, inputs), (deltas, scale(previous.s, operands.dropout_mask)), pair_b)
-
-    def own_operands(self, operands: LSTMOperands, weight: float = 1.0) -> LSTMOperands:
-        """Keeps the diagonal of each gate's block of W only."""
-        W = weight * diagonal_blocks(operands.W)
-        return operands._replace(W=W, W_T=W.T)
-
     def gates(self, residuals: Array) -> dict[str, Array]:
         """Names i_t, f_t and o_t."""
         i, f, _, o = self._gates(residuals)
         return {"input": i, "forget": f, "output": o}
-
-    def input_grads(self, params: LSTMParams, inputs: Array, previous: LSTMState, deltas: Array) -> Array:
-        """Computes dE/dx_t = U^T delta_t, [K, *batch, D]."""
-        return affine_input_grads(params.U, deltas)
 
     def _gates(self, t: Array) -> tuple[Array, Array, Array, Array]:
         """Splits t into i, f, g, o [..., H]: t is tanh(z/2) for i, f, o and tanh(z) for g."""

@@ -102,39 +102,33 @@ def check(
     for name, value in (("steps", steps), ("batch", batch), ("directions", directions)):
         check_positive(name, value)
     key = jax.random.key(seed)
-    by_hand, by_autodiff = jax.jit(value_and_grad(net, segment)), jax.jit(jax.value_and_grad(net.loss))
-    seconds = {}
+    methods = {"BPTT": jax.jit(value_and_grad(net, segment)), "jax.grad": jax.jit(jax.value_and_grad(net.loss))}
     # Rounded to float32 first, so that both dtypes differentiate at the same point.
-    params, inputs, targets = problem(net, steps, batch, tokens, key)
-    arguments = (params, inputs, targets)
+    params, *data = problem(net, steps, batch, tokens, key)
     if dtype == "float32":
-        single, seconds["BPTT"] = _timed(lambda: by_hand(*arguments)[1])
-        single_autodiff, seconds["jax.grad"] = _timed(lambda: by_autodiff(*arguments)[1])
+        found = {name: _timed(function, params, *data) for name, function in methods.items()}
     with jax.enable_x64(True):
-        arguments = cast(arguments, jnp.float64)
-        hand, hand_seconds = _timed(lambda: by_hand(*arguments)[1])
-        truth, truth_seconds = _timed(lambda: by_autodiff(*arguments)[1])
-        loss = jax.jit(lambda params: net.loss(params, *arguments[1:]))
-        loss(arguments[0])
+        double, *data = cast((params, *data), jnp.float64)
+        exact = {name: _timed(function, double, *data) for name, function in methods.items()}
+        (hand, _), (truth, _) = exact.values()
+        found = found if dtype == "float32" else exact
+        loss = jax.jit(lambda params: net.loss(params, *data))
+        loss(double)
         start = time.perf_counter()
-        differences = _differences(loss, arguments[0], hand, directions, jax.random.fold_in(key, 1))
+        differences = _differences(loss, double, hand, directions, jax.random.fold_in(key, 1))
+        seconds = {name: took for name, (_, took) in found.items()}
         seconds["central differences"] = (time.perf_counter() - start) / directions
-        forward: Any = [None] * len(jax.tree.leaves(hand))
+        forward: list[float | None] = [None] * len(differences)
         if _small(net, params, batch):
-            by_influence = jax.jit(online.value_and_grad(net))
-            by_rtrl, seconds["RTRL"] = _timed(lambda: by_influence(*arguments)[1], 1)
-            pairs = zip(*map(jax.tree.leaves, (hand, by_rtrl)), strict=True)
-            forward = [relative_error(mine, theirs) for mine, theirs in pairs]
-        if dtype == "float64":
-            seconds |= {"BPTT": hand_seconds, "jax.grad": truth_seconds}
-            single, single_autodiff = hand, truth
+            by_rtrl, seconds["RTRL"] = _timed(jax.jit(online.value_and_grad(net)), double, *data, repeats=1)
+            forward = list(map(relative_error, *map(jax.tree.leaves, (hand, by_rtrl))))
     rows = []
     names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree.leaves_with_path(params)]
-    for name, mine, theirs, true, difference, ahead in zip(
-        names, *map(jax.tree.leaves, (single, single_autodiff, truth)), differences, forward, strict=True
-    ):
+    gradients = (jax.tree.leaves(grads) for grads in (found["BPTT"][0], found["jax.grad"][0], truth))
+    for name, mine, theirs, true, difference, ahead in zip(names, *gradients, differences, forward, strict=True):
         own = relative_error(theirs, true)
-        bound = EXACT if dtype == "float64" else _single_bound(own)
+        # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
+        bound = min(SINGLE, max(2 * own, 8 * float(np.finfo(np.float32).eps))) if dtype == "float32" else EXACT
         rows.append(Row(name, relative_error(mine, true), own, bound, difference, ahead))
     return Report(tuple(rows), seconds)
 
@@ -149,8 +143,7 @@ def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> t
         leaf + 0.3 * jax.random.normal(jax.random.fold_in(keys[1], i), leaf.shape) / math.sqrt(leaf.shape[-1])
         for i, leaf in enumerate(leaves)
     ]
-    D, V = net.layers[0].inputs, net.readout.outputs
-    shape = (steps, batch)
+    D, V, shape = net.layers[0].inputs, net.readout.outputs, (steps, batch)
     inputs = jax.random.randint(keys[2], shape, 0, D) if tokens else jax.random.normal(keys[2], (*shape, D))
     if net.objective is softmax_cross_entropy:
         targets = jax.random.randint(keys[3], shape, 0, V)
@@ -173,18 +166,13 @@ def relative_error(value: Any, truth: Any) -> float:
     return float(np.max(np.abs(value - truth)) / max(np.max(np.abs(truth)), np.finfo(np.float64).tiny))
 
 
-def _single_bound(autodiff: float) -> float:
-    # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
-    return min(SINGLE, max(2 * autodiff, 8 * float(np.finfo(np.float32).eps)))
-
-
 def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: Array) -> list[float]:
     """Computes the median error of each parameter's directional derivative, relative to the greatest of them."""
     leaves, structure = jax.tree.flatten(params)
     errors = []
     for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
         h = 1e-5 * max(1.0, float(jnp.max(jnp.abs(leaf))))
-        mine, reference = [], []
+        pairs = []
         for n in range(directions):
             d = jax.random.normal(jax.random.fold_in(key, n * len(leaves) + i), leaf.shape, leaf.dtype)
             d = d / jnp.linalg.norm(d)
@@ -192,18 +180,17 @@ def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: 
                 float(loss(jax.tree.unflatten(structure, [*leaves[:i], leaf + step * d, *leaves[i + 1 :]])))
                 for step in (h, -h)
             )
-            mine.append(float(jnp.sum(grad * d)))
-            reference.append((ahead - behind) / (2 * h))
-        scale = max(max(map(abs, reference)), np.finfo(np.float64).tiny)
-        errors.append(statistics.median(abs(a - b) for a, b in zip(mine, reference, strict=True)) / scale)
+            pairs.append((float(jnp.sum(grad * d)), (ahead - behind) / (2 * h)))
+        scale = max(*(abs(reference) for _, reference in pairs), np.finfo(np.float64).tiny)
+        errors.append(statistics.median(abs(mine - reference) for mine, reference in pairs) / scale)
     return errors
 
 
-def _timed(function: Callable[[], Any], repeats: int = 5) -> tuple[Any, float]:
-    """Returns the result, and the median duration of a call after the one that compiles."""
-    result, times = jax.block_until_ready(function()), []
+def _timed(function: Callable, *arguments: Any, repeats: int = 5) -> tuple[Any, float]:
+    """Returns the gradient, and the median duration of a call after the one that compiles."""
+    (_, grads), times = jax.block_until_ready(function(*arguments)), []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(function())
+        jax.block_until_ready(function(*arguments))
         times.append(time.perf_counter() - start)
-    return result, statistics.median(times)
+    return grads, statistics.median(times)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from chex import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxrnn.cells.base import Cell, Local, Params, State, hidden_of
+from jaxrnn.cells.base import Cell, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.associative import WARN_BYTES, flatten, unflatten
 
 Method: TypeAlias = Literal["rtrl", "snap1", "rflo"]
@@ -38,7 +40,7 @@ class Exact:
         """Takes a step: P_t = J_t P_{t-1} + d+ s_t/dtheta."""
 
         def step(theta: Array, numbers: Array, x: Array) -> tuple[Array, Array]:
-            after = flatten(_step(self.cell, self.unravel(theta), unflatten(numbers, self.like), x))
+            after = flatten(_step(self.cell, self.unravel(theta), unflatten(numbers, self.like), x)[0])
             return after, after
 
         both = jax.jacrev(step, argnums=(0, 1), has_aux=True)
@@ -62,10 +64,8 @@ class OwnUnit:
     found by its shapes, but for a square weight, whose shape cannot tell.
     """
 
-    weight = 1.0  # of what a unit does to itself through its recurrent weights
-
-    def __init__(self, cell: Cell, params: Params, state: State) -> None:
-        self.cell, self.params, self.like = cell, params, state
+    def __init__(self, cell: Cell, params: Params, state: State, weight: float = 1.0) -> None:
+        self.cell, self.params, self.weight = cell, params, weight  # of what a unit does to itself through W
         self.batch = hidden_of(state).shape[:-1]
         self.parts = len(jax.tree.leaves(state))
         for path, leaf in jax.tree.leaves_with_path(params):
@@ -82,64 +82,55 @@ class OwnUnit:
     def ahead(self, before: State, x: Array, influence: Params) -> tuple[State, Params]:
         """Takes a step: P_t = J_t P_{t-1} + d+ s_t/dtheta, as far as both are kept."""
 
-        def step(params: Params, before: State, x: Array) -> tuple[State, Array, Params]:
-            after, pull = jax.vjp(lambda params: _step(self.cell, params, before, x), params)
-            own = self.cell.own_operands(self.cell.prepare(params), self.weight)
-            local = self._local(params, before, x)
+        def step(before: State, x: Array, influence: Params) -> tuple[State, Params]:
+            cell, operands = self.cell, self.cell.prepare(self.params)
+            after, pull, residuals = jax.vjp(lambda params: _step(cell, params, before, x), self.params, has_aux=True)
+            kept = jax.tree.map(lambda leaf: leaf[None], (before, after, residuals))
+            local = jax.tree.map(lambda leaf: leaf[0], cell.linearize(operands, x[None], *kept))
+            own = cell.own_operands(operands, self.weight)
+            leaves, structure = jax.tree.flatten(after)
             rows, immediate = [], []
-            for unit in self._units(after):  # as units reach but themselves, a sum over units is each one's own
-                rows.append(jnp.stack(jax.tree.leaves(self.cell.step_adjoint(own, unit, local)[0])))
+            for ones in np.eye(self.parts):  # as units reach but themselves, a sum over units is each one's own
+                unit = jax.tree.unflatten(structure, list(map(jnp.full_like, leaves, ones)))
+                rows.append(jnp.stack(jax.tree.leaves(cell.step_adjoint(own, unit, local)[0])))
                 immediate.append(pull(unit)[0])
-            return after, jnp.stack(rows), jax.tree.map(lambda *leaves: jnp.stack(leaves), *immediate)
+            J = jnp.stack(rows)  # [p, p, H]
+
+            def moved(kept: Array, *added: Array) -> Array:  # kept [p, m H, ...]
+                of_rows = jnp.tile(J, kept.shape[1] // cell.hidden)  # [p, p, m H]
+                return jnp.sum(_beside(of_rows, kept[None]) * kept, 1) + jnp.stack(added)
+
+            return after, jax.tree.map(moved, influence, *immediate)
 
         for _ in self.batch:
-            step = jax.vmap(step, (None, 0, 0))
-        after, J, immediate = step(self.params, before, x)  # J [*batch, p, p, H]
-
-        def moved(kept: Array, added: Array) -> Array:
-            rows = kept.shape[len(self.batch) + 1]
-            of_rows = jnp.tile(J, rows // J.shape[-1])  # [*batch, p, p, m H]
-            of_rows = of_rows.reshape(*of_rows.shape, *(1,) * (kept.ndim - len(self.batch) - 2))
-            return jnp.sum(of_rows * kept[(slice(None),) * len(self.batch) + (None,)], len(self.batch) + 1) + added
-
-        return after, jax.tree.map(moved, influence, immediate)
+            step = jax.vmap(step)
+        return step(before, x, influence)
 
     def gradient(self, g: Array, influence: Params) -> Params:
         """Multiplies g_t of each weight's own unit with its influence on the hidden number of that unit."""
+        g = g.reshape(-1, self.cell.hidden)
 
         def of(leaf: Array) -> Array:
-            hidden = jnp.moveaxis(leaf, len(self.batch), 0)[0]  # [*batch, m H, ...]
-            asked = jnp.tile(g, hidden.shape[len(self.batch)] // g.shape[-1])
-            asked = asked.reshape(*asked.shape, *(1,) * (hidden.ndim - asked.ndim))
-            return jnp.sum(asked * hidden, tuple(range(len(self.batch))))
+            hidden = leaf.reshape(-1, *leaf.shape[len(self.batch) :])[:, 0]  # [B, m H, ...]
+            return jnp.sum(_beside(jnp.tile(g, hidden.shape[1] // self.cell.hidden), hidden) * hidden, 0)
 
         return jax.tree.map(of, influence)
 
-    def _local(self, params: Params, before: State, x: Array) -> Local:
-        """Computes what `step_adjoint` needs of one step of one sequence."""
-        operands = self.cell.prepare(params)
-        after, residuals = self.cell.step_with_residuals(operands, before, self.cell.project(operands, x[None])[0])
-        several = jax.tree.map(lambda leaf: leaf[None], (before, after, residuals))
-        local = self.cell.linearize(operands, x[None], *several)
-        return jax.tree.map(lambda leaf: leaf[0], local)
 
-    def _units(self, after: State) -> list[State]:
-        leaves, structure = jax.tree.flatten(after)
-        return [
-            jax.tree.unflatten(structure, [jnp.full_like(leaf, i == part) for i, leaf in enumerate(leaves)])
-            for part in range(self.parts)
-        ]
+METHODS: dict[Method, Any] = {
+    "rtrl": Exact,
+    "snap1": OwnUnit,
+    "rflo": functools.partial(OwnUnit, weight=0.0),  # J without any recurrent weight
+}
 
 
-class Direct(OwnUnit):
-    """Keeps the same for RFLO, without any recurrent weight in J."""
-
-    weight = 0.0
-
-
-METHODS: dict[Method, Any] = {"rtrl": Exact, "snap1": OwnUnit, "rflo": Direct}
-
-
-def _step(cell: Cell, params: Params, state: State, x: Array) -> State:
+def _step(cell: Cell, params: Params, state: State, x: Array) -> tuple[State, StepResiduals]:
     operands = cell.prepare(params)
-    return cell.step(operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x[None])))
+    return cell.step_with_residuals(
+        operands, state, jax.tree.map(lambda leaf: leaf[0], cell.project(operands, x[None]))
+    )
+
+
+def _beside(array: Array, other: Array) -> Array:
+    """Reshapes an array [...] to go with another [..., features]."""
+    return array.reshape(*array.shape, *(1,) * (other.ndim - array.ndim))

@@ -123,12 +123,11 @@ def _check_carry(cell: Cell, carry: Carry, start: State, influence: ArrayTree) -
     """Returns state and influence to go on from, in the dtype that is computed in."""
     if not isinstance(carry, Carry):
         raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
-    hidden = hidden_of(start)
-    state = check_state(cell, carry.state, hidden.shape[:-1], hidden.dtype, "carry.state")
-    expected = jax.eval_shape(influence.nothing)
+    *batch, _ = hidden_of(start).shape
+    state = check_state(cell, carry.state, tuple(batch), hidden_of(start).dtype, "carry.state")
     cause = "the carry must be one of this network, method and batch"
-    check_like("carry.influence", carry.influence, expected, cause)
-    return state, cast(carry.influence, hidden.dtype)
+    check_like("carry.influence", carry.influence, jax.eval_shape(influence.nothing), cause)
+    return state, cast(carry.influence, hidden_of(start).dtype)
 
 
 def _check_network(net: Network, method: Method) -> Cell:
@@ -197,15 +196,17 @@ def compare(net: Network, params: NetworkParams, inputs: Array, targets: Array, 
     found: dict[Method, Comparison] = {}
     for method in METHODS:
         _, grads = jax.jit(value_and_grad(net, method))(params, inputs, targets, **options)
-        by_weight: dict[str, tuple[float, float]] = {}
-        for part, true_part in ((grads.layers[0], truth.layers[0]), (grads.readout, truth.readout)):
-            leaves = zip(jax.tree.leaves_with_path(part), jax.tree.leaves(true_part), strict=True)
-            by_weight |= {jax.tree_util.keystr(path).lstrip("."): _angle(mine, true) for (path, mine), true in leaves}
-        found[method] = Comparison(*_angle(*(ravel_pytree(part.layers)[0] for part in (grads, truth))), by_weight)
+        pairs = [(grads.layers[0], truth.layers[0]), (grads.readout, truth.readout)]
+        by_weight = {
+            jax.tree_util.keystr(path).lstrip("."): _angle(mine, true)
+            for part, true_part in pairs
+            for (path, mine), true in zip(jax.tree.leaves_with_path(part), jax.tree.leaves(true_part), strict=True)
+        }
+        found[method] = Comparison(*_angle(*pairs[0]), by_weight)
     return Comparisons(found)
 
 
-def _angle(mine: Array, true: Array) -> tuple[float, float]:
-    mine, true = (np.asarray(array, np.float64).ravel() for array in (mine, true))
-    size, true_size = float(np.linalg.norm(mine)), float(np.linalg.norm(true))
-    return float(mine @ true) / max(size * true_size, 1e-300), size / max(true_size, 1e-300)
+def _angle(mine: ArrayTree, true: ArrayTree) -> tuple[float, float]:
+    a, b = (np.asarray(ravel_pytree(tree)[0], np.float64) for tree in (mine, true))
+    size, true_size = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    return float(a @ b) / max(size * true_size, 1e-300), size / max(true_size, 1e-300)

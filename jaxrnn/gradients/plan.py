@@ -18,7 +18,7 @@ from jaxrnn.cells.base import Cell
 from jaxrnn.layer.memory import StepBytes, layer_bytes, nbytes
 from jaxrnn.layer.prepared import Recompute
 from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, nearby_divisor, segment_length
-from jaxrnn.network.network import Network, network_shapes
+from jaxrnn.network.network import Network, NetworkParams, network_shapes
 
 # Measured over 90 networks: what XLA takes is 0.7 to 1.03 of a plan's total.
 MARGIN = 1.05
@@ -36,29 +36,17 @@ class Group(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory.
+    """Says what `jaxrnn.value_and_grad` does with a sequence. Printed, it is a table. Bytes are of temporary memory."""
 
-    Fields:
-        steps: T, or for a truncation as many of its steps as are held at a time.
-        recompute: "none", "gates" or "states", see `jaxrnn.value_and_grad`.
-        groups: of layers, bottom first; the last of them takes readout and loss along.
-        state_bytes: what is kept from the forward pass: states (and gates), or those at the edges of segments.
-        segment_bytes: what the steps of one segment occupy on their way back, and the inputs of those around it.
-        weight_bytes: gradients, and the weights as the loops multiply them.
-        sequence_bytes: what goes with all steps besides: weights w_t or labels, and tokens.
-        loop_steps: how many steps of the recurrence follow one another, forward and back.
-        extra_forward: forward passes beyond the one that any gradient takes.
-    """
-
-    steps: int
-    recompute: Recompute
-    groups: tuple[Group, ...]
-    state_bytes: int
-    segment_bytes: int
-    weight_bytes: int
-    sequence_bytes: int
-    loop_steps: int
-    extra_forward: int
+    steps: int  # T, or for a truncation as many of its steps as are held at a time
+    recompute: Recompute  # "none", "gates" or "states", see `jaxrnn.value_and_grad`
+    groups: tuple[Group, ...]  # of layers, bottom first; the last of them takes readout and loss along
+    state_bytes: int  # what is kept from the forward pass: states (and gates), or those at the edges of segments
+    segment_bytes: int  # what the steps of one segment occupy on their way back, and the inputs of those around it
+    weight_bytes: int  # gradients, and the weights as the loops multiply them
+    sequence_bytes: int  # what goes with all steps besides: weights w_t or labels, and tokens
+    loop_steps: int  # how many steps of the recurrence follow one another, forward and back
+    extra_forward: int  # forward passes beyond the one that any gradient takes
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -93,17 +81,13 @@ def decide(
     memory_budget: int | None = None,
     steps: int | None = None,
 ) -> Plan:
-    """Makes the plan for checked options.
+    """Makes the plan for checked options; raises a ValueError for a budget that cannot be met.
 
     Args:
-        net: the network.
+        net, segment, recompute, memory_budget: as for `jaxrnn.value_and_grad`.
         inputs: of the call, checked, or their shape.
         dtype: what is computed in.
-        segment, recompute, memory_budget: as for `jaxrnn.value_and_grad`.
         steps: how many steps the reverse pass holds at a time; T by default.
-
-    Raises:
-        ValueError: a budget that cannot be met.
     """
     T = inputs.shape[0] if steps is None else steps
     if net.bidirectional:
@@ -127,13 +111,13 @@ class _Sizes:
     def __init__(
         self, net: Network, inputs: Array, dtype: DTypeLike, steps: int, first: int = 0, last: int | None = None
     ) -> None:
-        count = len(net.layers)
-        self.first, self.last = first, count if last is None else last
-        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
+        self.first, self.last = first, len(net.layers) if last is None else last
         self.steps, self.rows = steps, math.prod(batch_shape(inputs))
-        layers = _layer_sizes(net, inputs, dtype)[self.first : self.last]
-        state, residuals, work = map(sum, zip(*layers, strict=True)) if layers else (0, 0, 0)
-        logits = _logit_bytes(net, self.rows, dtype) if self.last == count else 0
+        params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
+        layers = _layer_sizes(net, params, inputs, dtype)[self.first : self.last]
+        state, residuals, work = map(sum, zip((0, 0, 0), *layers, strict=True))
+        has_logits = self.last == len(net.layers) and not net.last_step
+        logits = 2 * self.rows * net.readout.outputs * jnp.dtype(dtype).itemsize * has_logits  # and their gradient
         self.step = StepBytes(state, residuals, work + logits)
         # One layer at a time is in the cache: a stack is cut as its widest layer would be. Three Elman layers, 2 cores
         # with AVX2 (scripts/bench.py --shapes 10, and --segment 25, where all three would be cut together): 25 ms and
@@ -187,44 +171,28 @@ def _in_groups(net: Network, inputs: Array, dtype: DTypeLike, segment: int | str
 
     A layer that reads both ways cuts its steps itself. What is handed from group to group is kept in any case.
     """
-    T, count = inputs.shape[0], len(net.layers)
-    edges = [0, *(i for i in range(1, count) if not _stand_together(net, i)), count]
-    runs = list(itertools.pairwise(edges))
-    if not isinstance(net.layers[-1], Cell):
-        runs.append((count, count))  # readout and loss
+    T, count, cells = inputs.shape[0], len(net.layers), [isinstance(layer, Cell) for layer in net.layers]
+    edges = [0, *(i for i in range(1, count) if not (cells[i - 1] and cells[i])), count]
     groups = []
-    for first, last in runs:
-        if first < last and not isinstance(net.layers[first], Cell):
+    for first, last in [*itertools.pairwise(edges), *[(count, count)] * (not cells[-1])]:  # readout and loss alone
+        if not all(cells[first:last]):
             groups.append(Group(first, last, (T,), "none"))
             continue
-        sizes = _Sizes(net, inputs, dtype, T, first, last)
         kept = "gates" if recompute == "states" and last < count else recompute if first < last else "none"
-        groups.append(Group(first, last, sizes.lengths(segment, kept), kept))
+        groups.append(Group(first, last, _Sizes(net, inputs, dtype, T, first, last).lengths(segment, kept), kept))
     return Plan(T, recompute, tuple(groups), 0, 0, 0, 0, 2 * T, 0)
 
 
-def _stand_together(net: Network, i: int) -> bool:
-    """Tells whether layer i goes through time together with the one below."""
-    return isinstance(net.layers[i - 1], Cell) and isinstance(net.layers[i], Cell)
-
-
-def _layer_sizes(net: Network, inputs: Array, dtype: DTypeLike) -> list[StepBytes]:
+def _layer_sizes(net: Network, params: NetworkParams, inputs: Array, dtype: DTypeLike) -> list[StepBytes]:
     """Counts what a step of every layer occupies; of one that reads both ways nothing, for it counts itself."""
     batch = batch_shape(inputs)
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
     states = jax.eval_shape(lambda: net.initial_state(batch, dtype))
-    floating = jnp.issubdtype(inputs.dtype, jnp.floating)
-    fed = jax.ShapeDtypeStruct(inputs.shape, dtype if floating else inputs.dtype)
+    fed = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype if is_integer(inputs) else dtype)
     found = []
     for cell, weights, state in zip(net.layers, params.layers, states, strict=True):
         found.append(layer_bytes(cell, weights, fed, state) if isinstance(cell, Cell) else StepBytes(0, 0, 0))
         fed = jax.ShapeDtypeStruct((1, *batch, cell.outputs), dtype)
     return found
-
-
-def _logit_bytes(net: Network, rows: int, dtype: DTypeLike) -> int:
-    """Counts what the logits of a step and their gradient occupy."""
-    return 0 if net.last_step else 2 * rows * net.readout.outputs * jnp.dtype(dtype).itemsize
 
 
 def _readable(size: int) -> str:

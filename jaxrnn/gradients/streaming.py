@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import pathlib
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
@@ -80,21 +80,25 @@ def value_and_grad_of_chunks(
     _check_network(net)
     if compute_dtype is not None:
         compute_dtype = check_float("compute_dtype", compute_dtype)
-    _check_directory(directory)
+    if directory is not None and not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(f"directory must be a path, got {type(directory).__name__}")
+    if directory is not None and not pathlib.Path(directory).is_dir():
+        raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
     passes = _Passes(net, as_recompute(recompute), compute_dtype)
 
     def loss_and_gradient(
         params: NetworkParams, chunks: Iterable[Chunk], state: tuple[State, ...] | None = None
     ) -> tuple[Any, NetworkParams]:
-        with _spilled(directory) as spilled:
+        with nullcontext() if directory is None else TemporaryDirectory(dir=directory, prefix="jaxrnn-") as folder:
+            spilled: list[Callable[[], tuple]] = []
             count = 0
             for chunk in chunks:
                 chunk = _on_host(chunk, spilled)
                 # Not held by a name: while the next chunk is read, this one is to leave the device.
                 start, (state, steps) = state, _ahead(passes, params, _on_device(passes, params, chunk, state), state)
-                spilled.append((chunk, start))
+                spilled.append(_spill((chunk, start), folder, len(spilled)))
                 count += int(steps)
-            if not len(spilled):
+            if not spilled:
                 raise ValueError("chunks must hold at least one chunk, got none; was the iterator used up before?")
             sums = _back(passes, params, spilled, count)
         return ((sums.E, state) if return_state else sums.E), cast_like(sums.grads, params)
@@ -124,13 +128,13 @@ def _ahead(
     return skim(setup.stack, setup.steps.shape[0], setup.state, setup.steps), setup.call.real_steps()
 
 
-def _back(passes: _Passes, params: NetworkParams, spilled: _Spilled, count: int) -> Sums:
+def _back(passes: _Passes, params: NetworkParams, spilled: list[Callable[[], tuple]], count: int) -> Sums:
     """Sums the loss and the gradients of all chunks, the last one first."""
-    nothing = jax.eval_shape(lambda *chunk: _states_only(passes.set_up(params, *chunk).zeros), *spilled[-1])
+    nothing = jax.eval_shape(lambda *chunk: _states_only(passes.set_up(params, *chunk).zeros), *spilled[-1]())
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing)
-    for i in reversed(range(len(spilled))):
+    for read in reversed(spilled):
         # What is dispatched has its arguments on the device: without waiting, chunks would gather there.
-        sums = jax.block_until_ready(_chunk_back(passes, params, *spilled[i], sums, 1 / max(count, 1)))
+        sums = jax.block_until_ready(_chunk_back(passes, params, *read(), sums, 1 / max(count, 1)))
     return sums
 
 
@@ -168,23 +172,14 @@ def _check_network(net: Network) -> None:
         raise ValueError("net must not have dropout: dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)")
 
 
-def _check_directory(directory: object) -> None:
-    if directory is None:
-        return
-    if not isinstance(directory, (str, os.PathLike)):
-        raise TypeError(f"directory must be a path, got {type(directory).__name__}")
-    if not pathlib.Path(directory).is_dir():
-        raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
-
-
-def _on_host(chunk: Chunk, spilled: _Spilled) -> Chunk:
+def _on_host(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
     """Copies the chunk to arrays of the host; raises unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
     # A copy, because iterators are free to fill the arrays of one chunk with the next.
     chunk = Chunk(*(None if array is None else np.array(array) for array in chunk))
-    if len(spilled):
-        first, here = spilled[0][0], f"chunk {len(spilled)}"
+    if spilled:
+        (first, _), here = spilled[0](), f"chunk {len(spilled)}"
         if (chunk.inputs.shape[1:], chunk.inputs.dtype) != (first.inputs.shape[1:], first.inputs.dtype):
             raise ValueError(
                 f"chunks must agree in all but their length: {here} has inputs {chunk.inputs.shape} of "
@@ -202,44 +197,14 @@ def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: tupl
     return chunk
 
 
-class _Spilled:
-    """Keeps trees of arrays, one after the other: in memory of the host, or as files that are read when needed."""
-
-    def __init__(self, folder: pathlib.Path | None) -> None:
-        self.folder = folder
-        self.trees: list[ArrayTree] = []
-
-    def __len__(self) -> int:
-        return len(self.trees)
-
-    def append(self, tree: ArrayTree) -> None:
-        """Puts a tree behind the others, off the device."""
-        tree = jax.tree.map(np.asarray, tree)
-        if self.folder is not None:
-            for i, leaf in enumerate(jax.tree.leaves(tree)):
-                np.save(self._path(len(self.trees), i), leaf, allow_pickle=False)
-            tree = jax.tree.map(lambda leaf: leaf.dtype, tree)
-        self.trees.append(tree)
-
-    def __getitem__(self, index: int) -> ArrayTree:
-        tree = self.trees[index]
-        if self.folder is None:
-            return tree
-        index %= len(self.trees)
-        dtypes, structure = jax.tree.flatten(tree)
-        # A file of bfloat16, which is no dtype of NumPy's own, does not say what its bytes are.
-        leaves = [np.load(self._path(index, i), mmap_mode="r").view(dtype) for i, dtype in enumerate(dtypes)]
-        return jax.tree.unflatten(structure, leaves)
-
-    def _path(self, index: int, leaf: int) -> pathlib.Path:
-        assert self.folder is not None
-        return self.folder / f"{index}-{leaf}.npy"
-
-
-@contextlib.contextmanager
-def _spilled(directory: str | pathlib.Path | None) -> Iterator[_Spilled]:
-    if directory is None:
-        yield _Spilled(None)
-        return
-    with tempfile.TemporaryDirectory(dir=directory, prefix="jaxrnn-") as folder:
-        yield _Spilled(pathlib.Path(folder))
+def _spill(tree: ArrayTree, folder: str | None, index: int) -> Callable[[], ArrayTree]:
+    """Takes a tree off the device, to memory of the host or to files; returns what reads it back."""
+    tree = jax.tree.map(np.asarray, tree)
+    if folder is None:
+        return lambda: tree
+    leaves, structure = jax.tree.flatten(tree)
+    files = [(pathlib.Path(folder) / f"{index}-{i}.npy", leaf.dtype) for i, leaf in enumerate(leaves)]
+    for (path, _), leaf in zip(files, leaves, strict=True):
+        np.save(path, leaf, allow_pickle=False)
+    # A file of bfloat16, which is no dtype of NumPy's own, does not say what its bytes are.
+    return lambda: jax.tree.unflatten(structure, [np.load(path, mmap_mode="r").view(dtype) for path, dtype in files])

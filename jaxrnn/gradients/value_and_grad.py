@@ -1,23 +1,119 @@
-"""The gradient of a network's loss by BPTT: `value_and_grad`, where options and arguments meet."""
+"""The gradient of a network's loss by BPTT: `value_and_grad`, which of its options go together, and their plan."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from chex import Array, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import as_array, cast_like
+from jaxrnn.arguments import (
+    as_array,
+    cast_like,
+    check_float,
+    check_inputs,
+    check_positive,
+    check_scale,
+    dtype_to_compute_in,
+)
 from jaxrnn.cells.base import State
-from jaxrnn.gradients.options import GradientOptions
-from jaxrnn.gradients.truncation import Truncation
+from jaxrnn.gradients.plan import Plan, decide
+from jaxrnn.gradients.truncation import Truncation, Window
 from jaxrnn.gradients.whole import whole
+from jaxrnn.layer.prepared import ScanOptions, as_recompute
+from jaxrnn.layer.segments import check_segment
 from jaxrnn.layer.sharding import sum_over_shards
 from jaxrnn.network.batch import Batch
-from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.network.network import Network, NetworkParams, network_shapes
 from jaxrnn.network.setup import set_up
+
+ONE_WAY = "needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """Holds the options of `value_and_grad`, which documents them; raises unless they go together and with the net."""
+
+    net: Network
+    segment: int | str = "auto"
+    recompute: bool | str = False
+    truncate: Truncation | None = None
+    memory_budget: int | None = None
+    clip: float | None = None
+    compute_dtype: DTypeLike | None = None
+    return_lags: bool = False
+    return_flow: bool = False
+
+    def __post_init__(self) -> None:
+        net, truncate, budget = self.net, self.truncate, self.memory_budget
+        if not isinstance(net, Network):
+            raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
+        check_segment(self.segment)
+        chosen = self.segment != "auto" or as_recompute(self.recompute) != "none"
+        if truncate is not None and not isinstance(truncate, Truncation):
+            raise TypeError(
+                f"truncate must be a jaxrnn.Carried, Window or Tail, got {truncate!r}; these are different gradients, "
+                f"and a number does not say which"
+            )
+        if budget is not None:
+            check_positive("memory_budget", budget)
+        if self.compute_dtype is not None:
+            check_float("compute_dtype", self.compute_dtype)
+        if self.clip is not None:
+            check_scale("clip", self.clip)
+        mistakes = {
+            "memory_budget chooses segment and recompute by itself: leave them out, or leave it out": budget and chosen,
+            "truncate=Window takes all of T at once, by lags: it has no segments, and nothing to recompute": (
+                self.windowed and (chosen or budget)
+            ),
+            "truncate and memory_budget need a network without bidirectional layers, which see all of T": (
+                net.bidirectional and (truncate or budget)
+            ),
+            "return_lags needs truncate=jaxrnn.Window(k)": self.return_lags and not self.windowed,
+            f"return_flow {ONE_WAY}": self.return_flow and not self.one_way,
+            "clip must be greater than 0: nothing would be carried back": self.clip == 0,
+            f"clip {ONE_WAY}": self.clip and not self.one_way,
+        }
+        for message, made in mistakes.items():
+            if made:
+                raise ValueError(message)
+
+    @property
+    def windowed(self) -> bool:
+        """Tells whether the gradient is taken by lags."""
+        return isinstance(self.truncate, Window)
+
+    @property
+    def one_way(self) -> bool:
+        """Tells whether the gradient is taken by one reverse scan over all layers."""
+        return not self.windowed and not self.net.bidirectional
+
+    def check_call(self, key: PRNGKey | None, vanishing: float | Array | None) -> None:
+        """Raises unless the arguments of a call go with the options."""
+        if key is None and (self.net.dropout or self.net.recurrent_dropout):
+            raise ValueError(
+                "key must be a jax.random.key, got None, and the network has dropout; to differentiate it with nothing "
+                "left out, dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)"
+            )
+        if vanishing is not None and not self.one_way:
+            raise ValueError(f"vanishing {ONE_WAY}")
+
+    def plan(self, inputs: Array, dtype: DTypeLike) -> Plan:
+        """Makes the plan of a call."""
+        T, recompute = inputs.shape[0], as_recompute(self.recompute)
+        steps = T if self.truncate is None else self.truncate.kept_steps(T)
+        segment = T if self.windowed else self.segment
+        made = decide(
+            self.net, inputs, dtype, segment=segment, recompute=recompute, memory_budget=self.memory_budget, steps=steps
+        )
+        if isinstance(self.truncate, Window):
+            return dataclasses.replace(made, loop_steps=T + min(self.truncate.k, T - 1) + 1)
+        return made
 
 
 def value_and_grad(
@@ -110,9 +206,7 @@ def value_and_grad(
     >>> grads.layers[0].W.shape
     (128, 128)
     """
-    options = GradientOptions(
-        segment, recompute, truncate, memory_budget, clip, compute_dtype, return_lags, return_flow
-    ).checked(net)
+    options = _Options(net, segment, recompute, truncate, memory_budget, clip, compute_dtype, return_lags, return_flow)
 
     def loss_and_gradient(
         params: NetworkParams,
@@ -126,14 +220,13 @@ def value_and_grad(
         *,
         vanishing: float | Array | None = None,
     ) -> tuple[Any, NetworkParams]:
-        options.check_call(net, key, vanishing)
+        options.check_call(key, vanishing)
         batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
-        setup = set_up(
-            net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=options.of_scans()
-        )
+        scans = ScanOptions(recompute=as_recompute(recompute), return_norms=return_flow, clip=clip)
+        setup = set_up(net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=scans)
         if vanishing is not None:
             setup = setup._replace(vanishing=vanishing / jnp.maximum(setup.call.real_steps(), 1))
-        plan = options.plan(net, setup.steps.inputs, setup.call.dtype)
+        plan = options.plan(setup.steps.inputs, setup.call.dtype)
         gradient = whole if truncate is None else truncate.gradient
         found = gradient(setup, plan, setup.state, setup.zeros, setup.steps)
         grads = found.sums.grads._replace(state=setup.learned_grads(found.sums.adjoints))
@@ -142,3 +235,37 @@ def value_and_grad(
         return ((found.sums.E, *extras) if extras else found.sums.E), cast_like(grads, params)
 
     return loss_and_gradient
+
+
+def plan(
+    net: Network,
+    inputs: Array,
+    *,
+    segment: int | str = "auto",
+    recompute: bool | str = False,
+    truncate: Truncation | None = None,
+    memory_budget: int | None = None,
+    compute_dtype: DTypeLike | None = None,
+) -> Plan:
+    """Says what `jaxrnn.value_and_grad` with these options would do, without computing anything. Print it to read it.
+
+    Args:
+        net: the network.
+        inputs: [T, *batch, D] or integers [T, *batch], or their `jax.ShapeDtypeStruct`.
+        segment, recompute, truncate, memory_budget, compute_dtype: as in `jaxrnn.value_and_grad`.
+
+    Raises:
+        ValueError, TypeError: as `jaxrnn.value_and_grad`; a bidirectional layer.
+
+    >>> import jax, jaxrnn
+    >>> net = jaxrnn.Network((jaxrnn.Elman(65, 64),), jaxrnn.Readout(64, 65), jaxrnn.softmax_cross_entropy)
+    >>> tokens = jax.ShapeDtypeStruct((1_000_000, 1), "int32")
+    >>> jaxrnn.plan(net, tokens, memory_budget=20_000_000).recompute
+    'states'
+    """
+    if net.bidirectional:
+        raise ValueError("plan must have a network without bidirectional layers, which are taken one after the other")
+    options = _Options(net, segment, recompute, truncate, memory_budget, compute_dtype=compute_dtype)
+    inputs = jax.eval_shape(functools.partial(check_inputs, size=net.layers[0].inputs), inputs)
+    dtype = dtype_to_compute_in(compute_dtype, network_shapes(net), inputs)
+    return options.plan(inputs, dtype)

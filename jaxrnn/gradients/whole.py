@@ -12,7 +12,8 @@ A plan says where time and layers are cut. What a group hands to the next exists
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,48 +21,69 @@ from chex import Array
 
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import Group, Plan
-from jaxrnn.gradients.truncation import Outcome
 from jaxrnn.layer.both_ways import forward_pair
+from jaxrnn.layer.bptt import StepNorms
 from jaxrnn.layer.scan import forward_segment
 from jaxrnn.layer.segments import Segments, each, join, scan_segments, split
 from jaxrnn.network.batch import Steps
 from jaxrnn.network.passes import Stack, backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums
 
+Found: TypeAlias = tuple[
+    tuple[StepNorms | None, ...], Array | None
+]  # norms of layers, and what is asked of those below
+
+
+class Lags(NamedTuple):
+    """Says how far a window reached, and what it left out."""
+
+    used: Array  # lags taken, at most k; lag 0 is not counted
+    last: Array  # the largest term of the last of them, against that of lag 0
+    bound: Array  # of what lags left out add to any entry of dE/db and dE/dW, see `jaxrnn.Window`
+
+
+class Outcome(NamedTuple):
+    """Holds what a gradient strategy finds."""
+
+    final: tuple[State, ...]  # the last states
+    sums: Sums  # the loss, the gradients, and the adjoints before the first step
+    norms: tuple[StepNorms | None, ...] | None = None  # [T], where they were asked for
+    lags: Lags | None = None  # of a window
+
 
 def whole(setup: Setup, plan: Plan, state: tuple[State, ...], sums: Sums, steps: Steps) -> Outcome:
     """Computes the loss of some steps and its whole gradient, see `jaxrnn.gradients.truncation.Truncation.gradient`."""
-    groups = [(group, setup.stack.part(group.first, group.last)) for group in plan.groups]
-    kept: list[tuple[Stack, Steps, Segments]] = []
+    kept: list[tuple[Group, Steps, Segments]] = []
     final: tuple[State, ...] = ()
-    for group, stack in groups:
+    for group in plan.groups:
         if kept:
-            steps = steps._replace(below=_handed_up(*kept[-1]))
+            below, steps, residuals = kept[-1]
+            steps = steps._replace(below=inputs_of(_stack(setup, below), steps, join(residuals))[-1])  # [T, *batch, H]
         cut = split(steps, steps.shape[0], group.lengths[0])
-        last, residuals = scan_segments(_ahead(stack, group), state[group.first : group.last], cut)
-        kept.append((stack, steps, residuals))
+        last, residuals = scan_segments(_ahead(setup, group), state[group.first : group.last], cut)
+        kept.append((group, steps, residuals))
         final += last
-    sums = setup.ask_last(final, sums)
-    norms, g = (), None
-    for (group, _), (stack, steps, residuals) in zip(reversed(groups), reversed(kept), strict=True):
-        has_loss = group is plan.groups[-1]
-        steps = steps._replace(g=g, loss=steps.loss if has_loss else None)
-        sums, (found, g) = _back(setup, stack, group, residuals, sums, steps)
+    sums, g = setup.ask_last(final, sums), None
+    norms: tuple[StepNorms | None, ...] = ()
+    for group, steps, residuals in reversed(kept):
+        steps = steps._replace(g=g, loss=steps.loss if group is plan.groups[-1] else None)
+        sums, (found, g) = back(setup, group, residuals, sums, steps)
         norms = found + norms
     return Outcome(final, sums, norms)
 
 
-def _ahead(stack: Stack, group: Group) -> functools.partial:
+def _stack(setup: Setup, group: Group) -> Stack:
+    return setup.stack.part(group.first, group.last)
+
+
+def _ahead(setup: Setup, group: Group) -> Callable:
     """Returns what takes a group through one segment forward: `(state, steps) -> (last state, residuals)`."""
-    if group.recompute == "states":
-        return functools.partial(_skim, stack, group.lengths[-1])
-    take = forward_pair if stack.bidirectional else forward_segment
-    return functools.partial(forward, stack, group.recompute, take=take)
-
-
-def _skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[tuple[State, ...], tuple]:
-    """Takes a stack through some steps of which the state before them is all that is kept."""
-    return skim(stack, K, state, steps), state
+    stack = _stack(setup, group)
+    if group.recompute == "states":  # the states before the steps are all that is kept
+        return lambda state, steps: (skim(stack, group.lengths[-1], state, steps), state)
+    return functools.partial(
+        forward, stack, group.recompute, take=forward_pair if stack.bidirectional else forward_segment
+    )
 
 
 def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[State, ...]:
@@ -73,43 +95,31 @@ def skim(stack: Stack, K: int, state: tuple[State, ...], steps: Steps) -> tuple[
     return scan_segments(segment, state, split(steps, steps.shape[0], K))[0]
 
 
-def _handed_up(stack: Stack, steps: Steps, residuals: Segments) -> Array:
-    """Computes what a group of layers hands up over all steps, [T, *batch, H]."""
-    return inputs_of(stack, steps, join(residuals))[-1]
-
-
-def _back(
-    setup: Setup, stack: Stack, group: Group, residuals: Segments, sums: Sums, steps: Steps
-) -> tuple[Sums, tuple[tuple, Array | None]]:
+def back(setup: Setup, group: Group, residuals: Segments, sums: Sums, steps: Steps) -> tuple[Sums, Found]:
     """Takes a group of layers back through some steps, in segments of the first of the group's lengths.
 
-    Returns:
-        The sums before the steps; the norms of every layer; and what is asked of the layers below, [K, *batch, H].
+    Returns the sums before the steps; the norms of every layer, and what is asked of the layers below, [K, *batch, H].
     """
     K, *inner = group.lengths
     finer = group._replace(lengths=tuple(inner))
 
-    def segment(sums: Sums, x: tuple[Steps, Any]) -> tuple[Sums, tuple[tuple, Array | None]]:
+    def segment(sums: Sums, x: tuple[Steps, Any]) -> tuple[Sums, Found]:
         steps, residuals = x
         if group.recompute == "states" and inner:
-            cut = split(steps, steps.shape[0], inner[0])
-            _, residuals = scan_segments(_ahead(stack, finer), residuals, cut)
-            return _back(setup, stack, finer, residuals, sums, steps)
+            _, residuals = scan_segments(_ahead(setup, finer), residuals, split(steps, steps.shape[0], inner[0]))
+            return back(setup, finer, residuals, sums, steps)
         if group.recompute == "states":
-            _, residuals = forward(stack, "none", residuals, steps)
-        return _segment_back(setup, stack, sums, steps, residuals)
+            _, residuals = forward(_stack(setup, group), "none", residuals, steps)
+        return _segment_back(setup, group, residuals, sums, steps)
 
     cut = split(steps, steps.shape[0], K)
     sums, found = scan_segments(segment, sums, each(lambda *x: x, cut, residuals), reverse=True)
     return sums, join(found)
 
 
-def _segment_back(
-    setup: Setup, stack: Stack, sums: Sums, steps: Steps, residuals: tuple
-) -> tuple[Sums, tuple[tuple, Array | None]]:
+def _segment_back(setup: Setup, group: Group, residuals: tuple, sums: Sums, steps: Steps) -> tuple[Sums, Found]:
     """Takes a group of layers back through one segment, behind readout and loss where these are due."""
-    E, grads, adjoints = sums
-    first, last = stack.first, stack.first + len(stack.layers)
+    (E, grads, adjoints), stack, (first, last, *_) = sums, _stack(setup, group), group
     g, readout = steps.g, grads.readout
     if steps.loss is not None:
         segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, residuals)[-1], steps.loss)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.interop.arrays import as_numpy, check_names, check_shape
+from jaxrnn.interop.layers import as_numpy, check_names, check_shape
 
 DTYPES: dict[str, Any] = {  # as a file of safetensors names them
     **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "BOOL": np.bool_},

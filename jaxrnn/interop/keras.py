@@ -13,17 +13,7 @@ from jaxrnn.cells.base import Params
 from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.lstm import LSTM
-from jaxrnn.interop.arrays import as_floats, check_shape
-from jaxrnn.interop.layers import (
-    GATES,
-    Activation,
-    Kind,
-    Merge,
-    assemble,
-    check_activation,
-    check_layers,
-    directions_of,
-)
+from jaxrnn.interop.layers import Activation, Kind, Merge, as_floats, assemble, check_layers, check_shape, directions_of
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.scan import check_params
 
@@ -66,8 +56,8 @@ def from_keras(
     (3, 5, 2.0, 1.0, 1.0)
     """
     check_choice("kind", kind, tuple(KINDS))
+    check_choice("activation", activation, ("tanh", "relu"))
     check_choice("merge", merge, ("concatenate", "sum"))
-    check_activation(KINDS[kind], activation)
     if not isinstance(weights, (list, tuple)):
         raise TypeError(f"weights must be the list that get_weights() gives, got {type(weights).__name__}")
     if len(weights) not in (2, 3, 4, 6):
@@ -115,7 +105,7 @@ def to_keras(layer: Layer, params: Params) -> list[np.ndarray]:
 
 def _from_direction(kind: Kind, arrays: list[np.ndarray], first: int) -> list[np.ndarray]:
     """Returns U, W and the biases of one direction, from its arrays; the first of them is weights[first]."""
-    (D, H), gates = (array.shape[0] if array.ndim else 0 for array in arrays[:2]), GATES[kind]
+    (D, H), gates = (array.shape[0] if array.ndim else 0 for array in arrays[:2]), kind.blocks
     if kind is GRU and arrays[-1].shape == (3 * H,):
         raise ValueError(
             f"weights[{first + 2}] must be {(2, 3 * H)}, the biases of a GRU with reset_after=True, got {(3 * H,)}, as "

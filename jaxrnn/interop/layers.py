@@ -1,37 +1,40 @@
-"""The steps that all conversions share: a layer as the arrays of its directions, in the order that torch has them."""
+"""What all conversions share: a layer as the arrays of its directions, in torch's order, and checks of arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxrnn.arguments import check_choice
 from jaxrnn.cells.base import Cell, Params
-from jaxrnn.cells.elman import Elman, ElmanParams
-from jaxrnn.cells.gru import GRU, GRUParams
-from jaxrnn.cells.lstm import LSTM, LSTMParams
-from jaxrnn.interop.arrays import as_numpy
+from jaxrnn.cells.elman import Elman
+from jaxrnn.cells.gru import GRU
+from jaxrnn.cells.lstm import LSTM
 from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams, Layer
 
 Activation = Literal["tanh", "relu"]
 Merge = Literal["concatenate", "sum"]
 Kind = type[Elman] | type[GRU] | type[LSTM]
-
-GATES: dict[Kind, int] = {Elman: 1, GRU: 3, LSTM: 4}
-PARAMS: dict[Kind, Callable[..., Params]] = {Elman: ElmanParams, GRU: GRUParams, LSTM: LSTMParams}
+KINDS: tuple[Kind, ...] = (Elman, GRU, LSTM)
 
 
 def assemble(
     kind: Kind, activation: Activation, directions: list[list[np.ndarray]], merge: Merge = "concatenate"
 ) -> tuple[Layer, Params]:
-    """Returns the layer and its parameters, from the arrays of one direction or two."""
-    cells = [_cell(kind, activation, *arrays) for arrays in directions]
+    """Returns the layer and its parameters, from the arrays of one direction or two; raises for a wrong activation."""
+    check_choice("activation", activation, ("tanh", "relu"))
+    if kind is not Elman and activation != "tanh":
+        kinds = f"{activation!r} with weights of {kind.__name__}"
+        raise ValueError(f"activation is for a plain recurrent layer, got {kinds}")
+    cells, params = zip(*(_cell(kind, activation, *arrays) for arrays in directions), strict=True)
     if len(cells) == 1:
-        return cells[0]
-    (forward, forward_params), (backward, backward_params) = cells
-    return Bidirectional(forward, backward, merge), BidirectionalParams(forward_params, backward_params)
+        return cells[0], params[0]
+    forward, backward = cells
+    return Bidirectional(forward, backward, merge), BidirectionalParams(*params)
 
 
 def _cell(kind: Kind, activation: Activation, U: np.ndarray, W: np.ndarray, *biases: np.ndarray) -> tuple[Cell, Params]:
@@ -45,7 +48,7 @@ def _cell(kind: Kind, activation: Activation, U: np.ndarray, W: np.ndarray, *bia
         # In a GRU the reset stands between the two biases of n.
         biases = (np.concatenate([total[: 2 * H], b[2 * H :]]), second[2 * H :]) if kind is GRU else (total,)
     without = (None, None) if kind is GRU else (None,)
-    return cell, PARAMS[kind](U, W, *(biases or without))
+    return cell, kind.params_type(U, W, *(biases or without))
 
 
 def directions_of(layer: Layer, params: Params) -> Iterator[tuple[Cell, list[np.ndarray]]]:
@@ -59,21 +62,12 @@ def directions_of(layer: Layer, params: Params) -> Iterator[tuple[Cell, list[np.
         yield cell, [U, W, *biases]
 
 
-def check_activation(kind: Kind, activation: Activation) -> None:
-    """Raises unless the kind of layer can have the activation."""
-    check_choice("activation", activation, ("tanh", "relu"))
-    if kind is not Elman and activation != "tanh":
-        raise ValueError(
-            f"activation is for a plain recurrent layer, got {activation!r} with weights of {kind.__name__}"
-        )
-
-
 def check_layers(name: str, layers: Mapping[str, Layer], whose: str) -> None:
     """Raises unless the cells of all layers are jaxrnn's own and differ in their inputs and initialization only."""
     cells = []
     for place, layer in layers.items():
         for cell in _cells(layer):
-            if type(cell) not in GATES:
+            if type(cell) not in KINDS:
                 raise TypeError(f"{place} must be an Elman, GRU or LSTM cell or a Bidirectional of two, got {cell!r}")
             cells.append(cell)
     for trait in ("kind", "hidden", "bias", "activation"):
@@ -85,3 +79,36 @@ def check_layers(name: str, layers: Mapping[str, Layer], whose: str) -> None:
 def _cells(layer: Layer) -> tuple[Cell, ...]:
     """Returns the cells of a layer, one for each direction."""
     return (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,)
+
+
+def as_numpy(name: str, value: ArrayLike) -> np.ndarray:
+    """Returns a NumPy copy of the array, row by row in memory: a file of safetensors takes the bytes as they lie."""
+    try:
+        array = np.asarray(value)
+        return array.astype(array.dtype.newbyteorder("="), order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
+        cause = "a torch tensor must be detached, on the CPU, and not in bfloat16"
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}: {error}; {cause}") from error
+
+
+def as_floats(name: str, value: ArrayLike) -> np.ndarray:
+    """Returns a NumPy copy of an array of floats, row by row in memory; raises where the dtype is another."""
+    array = as_numpy(name, value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got dtype {array.dtype}")
+    return array
+
+
+def check_names(name: str, found: Collection[str], expected: Collection[str], cause: str) -> None:
+    """Raises unless the names found are those expected."""
+    missing = [each for each in expected if each not in found]
+    unknown = [each for each in found if each not in expected]
+    if missing or unknown:
+        lists = (", ".join([*names[:8], *["..."] * (len(names) > 8)]) or "none" for names in (missing, unknown))
+        raise ValueError("{} do not fit: missing {}; unknown {}; {}".format(name, *lists, cause))
+
+
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...], cause: str) -> None:
+    """Raises unless the array has the shape."""
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}; {cause}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrnn.cells.base import Params
-from jaxrnn.interop.arrays import as_floats, check_names, check_shape
-from jaxrnn.interop.layers import GATES, Activation, Kind, assemble, check_activation, check_layers, directions_of
+from jaxrnn.interop.layers import KINDS, as_floats, assemble, check_layers, check_names, check_shape, directions_of
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.scan import check_params
 
@@ -19,7 +19,7 @@ SUFFIXES = ("", "_reverse")  # of the directions
 
 
 def from_torch(
-    tensors: Mapping[str, ArrayLike], activation: Activation = "tanh", prefix: str = ""
+    tensors: Mapping[str, ArrayLike], activation: Literal["tanh", "relu"] = "tanh", prefix: str = ""
 ) -> tuple[tuple[Layer, ...], tuple[Params, ...]]:
     """Returns layers and their parameters from the state dict of a torch.nn.RNN, GRU or LSTM.
 
@@ -48,17 +48,19 @@ def from_torch(
     """
     found, names = _torch_tensors(tensors, prefix)
     arrays = {name: as_floats(f"tensors[{prefix + name!r}]", value) for name, value in found.items()}
-    D, (kind, H) = np.atleast_2d(arrays["weight_ih_l0"]).shape[1], _kind_and_size(arrays["weight_hh_l0"])
-    check_activation(kind, activation)
-    layers, params = [], []
+    W = arrays["weight_hh_l0"]
+    kind = next((kind for kind in KINDS if W.ndim == 2 and W.shape[0] == kind.blocks * W.shape[1]), None)
+    if kind is None:
+        raise ValueError(f"weight_hh_l0 must be [H, H], [3H, H] or [4H, H], as of RNN, GRU, LSTM, got shape {W.shape}")
+    D, H = np.atleast_2d(arrays["weight_ih_l0"]).shape[1], W.shape[1]
+    layers: list[Layer] = []
+    params: list[Params] = []
     for directions in names:
         for name in itertools.chain(*directions):
-            shape = (GATES[kind] * H, *([D] if "weight_ih" in name else [H] if "weight_hh" in name else []))
+            shape = (kind.blocks * H, *([D] if "weight_ih" in name else [H] if "weight_hh" in name else []))
             check_shape(f"tensors[{prefix + name!r}]", arrays[name], shape, "is it of the same module as the others?")
         layer, layer_params = assemble(kind, activation, [[arrays[name] for name in group] for group in directions])
-        layers.append(layer)
-        params.append(layer_params)
-        D = layer.outputs
+        layers, params, D = [*layers, layer], [*params, layer_params], layer.outputs
     return tuple(layers), tuple(params)
 
 
@@ -112,14 +114,6 @@ def _torch_tensors(tensors: Mapping[str, ArrayLike], prefix: str) -> tuple[dict[
     cause = f"is prefix={prefix!r} all that stands before weight_ih_l0 in the names of one torch.nn.RNN, GRU or LSTM?"
     check_names("tensors", found, [name for directions in names for name in itertools.chain(*directions)], cause)
     return found, names
-
-
-def _kind_and_size(W: np.ndarray) -> tuple[Kind, int]:
-    """Returns the kind of cell and H, from the shape of the recurrent weights [G H, H]."""
-    for kind, gates in GATES.items():
-        if W.ndim == 2 and W.shape[0] == gates * W.shape[1]:
-            return kind, W.shape[1]
-    raise ValueError(f"weight_hh_l0 must be [H, H], [3H, H] or [4H, H], as of an RNN, GRU or LSTM, got shape {W.shape}")
 
 
 def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> None:

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from chex import Array
 from jax import lax
 
 from jaxrnn.arguments import check_range, is_integer
+from jaxrnn.layer.masking import blank
+from jaxrnn.network.batch import LossSteps, read
+from jaxrnn.network.readout import Readout, ReadoutParams
 
 Error = Callable[[Array, Array], Array]  # (outputs, targets) -> E_t
 ErrorAndGradient = Callable[[Array, Array], tuple[Array, Array]]  # (outputs, targets) -> (E_t, dE_t/dO_t)
@@ -52,6 +57,31 @@ def value_and_gradient(objective: Error, outputs: Array, targets: Array) -> tupl
     return errors, pullback(jnp.ones_like(errors))[0]
 
 
+class Loss(NamedTuple):
+    """Holds the readout, its parameters in the dtype that is computed in, and the objective."""
+
+    readout: Readout
+    objective: Error
+    params: ReadoutParams
+
+    def backward(self, hidden: Array, steps: LossSteps) -> tuple[Array, Array, ReadoutParams]:
+        """Computes sum_t w_t E_t, g_t and the readout's gradients: the only place where logits exist.
+
+            O_t = V s_t + c        e_t = w_t dE_t/dO_t        g_t = V^T e_t
+
+        Args:
+            hidden: what the readout sees, [K, *batch, H].
+            steps: targets and weights of these steps.
+        """
+        chex.assert_tree_shape_prefix((hidden, steps), steps.weights.shape)
+        outputs = self.readout.apply(self.params, hidden)  # [K, *batch, V]
+        targets = read(steps.targets, steps.there, outputs.dtype)
+        errors, e = blank(steps.there, value_and_gradient(self.objective, outputs, targets))
+        weights = steps.weights
+        g, grads = self.readout.adjoint(self.params, hidden, weights[..., None] * e)
+        return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
+
+
 @Objective
 def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
     """Computes the cross-entropy of a softmax over the outputs, in nats.
@@ -75,19 +105,14 @@ def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
     >>> float(jaxrnn.softmax_cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))[0])  # log 4
     1.3862943649291992
     """
-    _check_labels_or_probabilities(outputs, targets)
-    highest = lax.stop_gradient(jnp.max(outputs, -1, keepdims=True))
-    log_Z = jnp.log(jnp.sum(jnp.exp(outputs - highest), -1))  # [...]
-    if not is_integer(targets):
-        return jnp.sum(targets, -1) * log_Z - jnp.sum(targets * (outputs - highest), -1)
-    return log_Z - (_picked(outputs, targets) - highest[..., 0])
+    return _softmax_cross_entropy_gradient(outputs, targets)[0]
 
 
 @softmax_cross_entropy.with_gradient
 def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
     """Computes E_t and dE_t/dO_t = yhat_t - y_t (for targets that sum to m: m yhat_t - y_t)."""
     _check_labels_or_probabilities(outputs, targets)
-    highest = jnp.max(outputs, -1, keepdims=True)
+    highest = lax.stop_gradient(jnp.max(outputs, -1, keepdims=True))
     exponentials = jnp.exp(outputs - highest)  # [..., V]
     Z = jnp.sum(exponentials, -1, keepdims=True)
     log_Z = jnp.log(Z[..., 0])  # of outputs less the highest: large logits would cost E its last digits
@@ -127,7 +152,6 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
 
 @sigmoid_cross_entropy.with_gradient
 def _sigmoid_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Computes E_t and dE_t/dO_t = yhat_t - y_t."""
     return sigmoid_cross_entropy(outputs, targets), jax.nn.sigmoid(outputs) - targets
 
 
@@ -137,15 +161,10 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
         E_t = sum_i (O_t[i] - y_t[i])^2        dE_t/dO_t = 2 (O_t - y_t)
 
-    Args:
-        outputs: O_t, [..., V].
-        targets: [..., V].
+    Arguments and errors are those of `jaxrnn.sigmoid_cross_entropy`, the targets any numbers.
 
     Returns:
         E_t, [...], in the square of the outputs' unit.
-
-    Raises:
-        ValueError: targets do not have the shape of the outputs.
 
     >>> import jax.numpy as jnp, jaxrnn
     >>> float(jaxrnn.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]]))[0])
@@ -157,7 +176,6 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
 @squared_error.with_gradient
 def _squared_error_gradient(outputs: Array, targets: Array) -> tuple[Array, Array]:
-    """Computes E_t and dE_t/dO_t = 2 (O_t - y_t)."""
     return squared_error(outputs, targets), 2 * (outputs - targets)
 
 

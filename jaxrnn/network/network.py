@@ -20,8 +20,7 @@ from jaxrnn.layer.masking import Flags, blank
 from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
-from jaxrnn.network.batch import Batch, Call, Steps, read
-from jaxrnn.network.checks import check_loss, check_params, check_state, draw_dropout
+from jaxrnn.network.batch import Batch, Call, Steps, check_loss, check_params, check_state, draw_dropout, read
 from jaxrnn.network.passes import Stack, forward, inputs_of, last_hidden
 from jaxrnn.network.readout import Readout, ReadoutParams
 

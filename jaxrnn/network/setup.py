@@ -16,10 +16,9 @@ from jaxrnn.layer.bptt import zero_grads
 from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.prepared import FORWARD_IN_TIME, ScanOptions
 from jaxrnn.layer.sharding import vary_alike
-from jaxrnn.network.batch import Batch, Call, LossSteps, Steps
-from jaxrnn.network.checks import check_loss
+from jaxrnn.network.batch import Batch, Call, LossSteps, Steps, check_loss
+from jaxrnn.network.losses import Loss
 from jaxrnn.network.network import Network, NetworkParams, check_call, start_states
-from jaxrnn.network.objective import Loss
 from jaxrnn.network.passes import Stack, ask_last, last_hidden, zero_adjoints
 
 
