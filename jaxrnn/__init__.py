@@ -6,6 +6,7 @@ from jaxrnn.cells.elman import Elman, ElmanParams
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.gradients import online
+from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.plan import Plan
 from jaxrnn.gradients.streaming import Chunk, value_and_grad_of_chunks
 from jaxrnn.gradients.truncation import Carried, Tail, Window
@@ -41,6 +42,7 @@ __all__ = [
     "ReadoutParams",
     "Tail",
     "Window",
+    "data_parallel",
     "deer",
     "flow",
     "lengths_to_mask",

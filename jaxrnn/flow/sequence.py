@@ -13,7 +13,7 @@ from jaxrnn.layer.scan import Residuals
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.passes import backward, forward, inputs_of
-from jaxrnn.network.setup import Setup, Sums, set_up
+from jaxrnn.network.setup import Setup, Sums, checked, set_up
 
 
 class Linearized(NamedTuple):
@@ -45,7 +45,7 @@ def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[Stat
         raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
     if net.bidirectional:
         raise ValueError("net must not have bidirectional layers: there, blame runs from both ends of a sequence")
-    setup = set_up(net, params, batch, state=state, options=ScanOptions(return_adjoints=True))
+    setup = set_up(net, params, checked(net, params, batch, state), ScanOptions(return_adjoints=True))
     final, residuals = forward(setup.stack, "none", setup.state, setup.steps)
     *fed, top = inputs_of(setup.stack, setup.steps, residuals)
     layers = []

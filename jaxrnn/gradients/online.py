@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,16 +12,19 @@ import numpy as np
 from chex import Array, ArrayTree
 from jax import lax
 from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 
 from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like
-from jaxrnn.cells.base import Cell, State, hidden_of
+from jaxrnn.cells.base import State, hidden_of
 from jaxrnn.gradients.influence import METHODS, Method
+from jaxrnn.gradients.parallel import BatchGradient
 from jaxrnn.gradients.value_and_grad import value_and_grad as bptt
 from jaxrnn.layer.masking import enter, leave
 from jaxrnn.layer.scan import check_state
-from jaxrnn.network.batch import Batch, Steps, read
-from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.network.setup import set_up
+from jaxrnn.layer.sharding import sum_over_shards, vary_alike
+from jaxrnn.network.batch import Batch, Call, Steps, read
+from jaxrnn.network.network import Network, NetworkParams, start_states
+from jaxrnn.network.setup import checked, set_up
 
 
 class Carry(NamedTuple):
@@ -83,9 +87,21 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     >>> grads.layers[0].W.shape
     (8, 8)
     """
-    cell = _check_network(net, method)
+    return _OnlineValueAndGrad(net, method)
 
-    def loss_and_gradient(
+
+@dataclasses.dataclass(frozen=True)
+class _OnlineValueAndGrad(BatchGradient):
+    """Is what `value_and_grad` returns, which documents it."""
+
+    net: Network
+    method: Method
+
+    def __post_init__(self) -> None:
+        _check_network(self.net, self.method)
+
+    def check(
+        self,
         params: NetworkParams,
         inputs: Array,
         targets: Array,
@@ -93,18 +109,29 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
         carry: Carry | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
-    ) -> tuple[Any, NetworkParams]:
-        batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
-        setup = set_up(net, params, batch)
-        (layer,), (state,) = setup.stack.layers, setup.state
-        influence = METHODS[method](cell, layer.params, state)
-        state, start = (state, influence.nothing()) if carry is None else _check_carry(cell, carry, state, influence)
+    ) -> Call:
+        """Returns the arguments of a call, checked; the carry is the state before it."""
+        call = checked(self.net, params, Batch(inputs, as_array("targets", targets), weights, mask, reset))
+        if carry is None:
+            return call
+        (state,), _ = start_states(self.net, call, None)
+        expected = jax.eval_shape(lambda: METHODS[self.method](self.net.layers[0], params.layers[0], state).nothing())
+        return dataclasses.replace(call, state=_check_carry(self.net.layers[0], carry, state, expected))
+
+    def compute(self, params: NetworkParams, call: Call, axes: tuple[str, ...] = ()) -> tuple[Any, NetworkParams]:
+        """Takes all steps, and sums what each adds to the gradients."""
+        carry, call = call.state, dataclasses.replace(call, state=(None,))
+        setup = set_up(self.net, params, call, axes=axes)
+        ((layer,), (state,)) = setup.stack.layers, setup.state
+        influence = METHODS[self.method](layer.cell, layer.params, state)
+        nothing = vary_alike(influence.nothing(), state)
+        carry = carry if isinstance(carry, Carry) else Carry(state, nothing)
 
         def step(now: tuple, steps: Steps) -> tuple[tuple, None]:
             state, reached, sums = now
-            x, flags = read(steps.inputs, steps.flags.mask, setup.call.dtype), steps.flags
+            x, flags = read(steps.inputs, steps.flags.mask, call.dtype), steps.flags
             before = enter(flags, layer.initial, state)
-            reached = enter(flags, influence.nothing(), reached)  # no weight had any influence on the initial state
+            reached = enter(flags, nothing, reached)  # no weight had any influence on the initial state
             after, moved = influence.ahead(before, x, reached)
             after, moved = leave(flags, (before, reached), (after, moved))
             assert steps.loss is not None
@@ -112,25 +139,29 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
             return (after, moved, jax.tree.map(jnp.add, sums, (E, influence.gradient(g, moved), readout))), None
 
         E, zeros, _ = setup.zeros
-        now = state, start, (E, zeros.layers[0], zeros.readout)
-        (state, reached, (E, grads, readout)), _ = lax.scan(step, now, setup.steps)
-        return (E, Carry(state, reached)), cast_like(NetworkParams((grads,), readout), params)
+        now = vary_alike((*carry, (E, zeros.layers[0], zeros.readout)), setup.call)
+        (state, reached, sums), _ = lax.scan(step, now, setup.steps)
+        E, grads, readout = setup.total(sums)
+        grads = sum_over_shards(NetworkParams((grads,), readout), params)
+        return (E, Carry(state, reached)), cast_like(grads, params)
 
-    return loss_and_gradient
+    def spread(self, batch: PartitionSpec) -> Any:
+        """Returns how the value is spread: the carry as the batch is."""
+        return PartitionSpec(), batch
 
 
-def _check_carry(cell: Cell, carry: Carry, start: State, influence: ArrayTree) -> tuple[State, ArrayTree]:
+def _check_carry(cell: Any, carry: Carry, start: State, influence: ArrayTree) -> Carry:
     """Returns state and influence to go on from, in the dtype that is computed in."""
     if not isinstance(carry, Carry):
         raise TypeError(f"carry must be the Carry that the call before returned, or None, got {type(carry).__name__}")
     *batch, _ = hidden_of(start).shape
     state = check_state(cell, carry.state, tuple(batch), hidden_of(start).dtype, "carry.state")
     cause = "the carry must be one of this network, method and batch"
-    check_like("carry.influence", carry.influence, jax.eval_shape(influence.nothing), cause)
-    return state, cast(carry.influence, hidden_of(start).dtype)
+    check_like("carry.influence", carry.influence, influence, cause)
+    return Carry(state, cast(carry.influence, hidden_of(start).dtype))
 
 
-def _check_network(net: Network, method: Method) -> Cell:
+def _check_network(net: Network, method: Method) -> None:
     if not isinstance(net, Network):
         raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
     check_choice("method", method, tuple(METHODS))
@@ -143,7 +174,6 @@ def _check_network(net: Network, method: Method) -> Cell:
     own = jax.eval_shape(lambda key: cell.own_operands(cell.prepare(cell.init(key))), jax.random.key(0))
     if method != "rtrl" and own is None:
         raise TypeError(f"method {method!r} needs a cell with a method own_operands, which {cell} does not have")
-    return cell
 
 
 class Comparison(NamedTuple):

@@ -24,7 +24,7 @@ from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.prepared import Recompute, ScanOptions, as_recompute
 from jaxrnn.network.batch import Batch as Chunk
 from jaxrnn.network.network import Network, NetworkParams
-from jaxrnn.network.setup import Setup, Sums, set_up
+from jaxrnn.network.setup import Setup, Sums, checked, set_up
 
 
 def value_and_grad_of_chunks(
@@ -115,8 +115,8 @@ class _Passes(NamedTuple):
 
     def set_up(self, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Setup:
         """Makes a chunk ready."""
-        options = ScanOptions(recompute=self.recompute)
-        return set_up(self.net, params, chunk, state=state, compute_dtype=self.compute_dtype, options=options)
+        call = checked(self.net, params, chunk, state, compute_dtype=self.compute_dtype)
+        return set_up(self.net, params, call, ScanOptions(recompute=self.recompute))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,13 +11,14 @@ import abc
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from chex import Array, ArrayTree
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxrnn.arguments import check_positive, check_scale
 from jaxrnn.cells.base import Deltas, State
@@ -26,6 +27,7 @@ from jaxrnn.gradients.whole import Lags, Outcome, back, whole
 from jaxrnn.layer.masking import Adjoint, blank
 from jaxrnn.layer.scan import Residuals
 from jaxrnn.layer.segments import each, join, scan_segments, segment_length, split
+from jaxrnn.layer.sharding import vary_alike
 from jaxrnn.network.batch import Steps
 from jaxrnn.network.passes import backward, every_step, forward, inputs_of, weight_grads
 from jaxrnn.network.setup import Setup, Sums
@@ -146,7 +148,7 @@ class Carried(Truncation):
         """Computes the loss, and the sum of the whole gradients of all chunks."""
         T = steps.shape[0]
         k = self.kept_steps(T)
-        if setup.last is not None:  # the last chunk alone has a loss
+        if setup.call.last is not None:  # the last chunk alone has a loss
             return Tail((T - 1) % k + 1).gradient(setup, plan, state, sums, steps)
 
         def chunk(carry: tuple[tuple[State, ...], Sums], steps: Steps) -> tuple[tuple, tuple]:
@@ -208,7 +210,9 @@ class Window(Truncation):
         T = steps.shape[0]
         final, residuals = forward(setup.stack, "none", state, steps)
         sums, g = _readout(setup, setup.ask_last(final, sums), steps, residuals)
-        take = functools.partial(_take, setup, *every_step(steps, residuals))
+        # Of a batch spread over devices, the sizes of all parts: lag by lag where all must stop at one, or else once.
+        total = setup.total if self.tolerance is not None else None
+        take = functools.partial(_take, setup, total, *every_step(steps, residuals))
 
         def at_the_end(leaf: Array) -> Array:
             return jnp.zeros((T, *leaf.shape), leaf.dtype).at[-1].set(leaf)
@@ -217,14 +221,15 @@ class Window(Truncation):
             going_on = totals.lag <= min(self.k, T - 1)
             if self.tolerance is None:
                 return going_on
-            return going_on & (totals.sizes[-1] > self.tolerance * totals.sizes[0])
+            return going_on & (totals.sizes[-1].max() > self.tolerance * totals.sizes[0].max())
 
         after = jax.tree.map(at_the_end, tuple(adjoint.state for adjoint in sums.adjoints))
         starts = jax.tree.map(jnp.zeros_like, sums.adjoints)
-        nothing = _Totals(after, (), starts, jnp.int32(0), jnp.zeros(4, sums.E.dtype))
+        nothing = _Totals(after, (), starts, vary_alike(jnp.int32(0), sums.E), (sums.E,) * 4)
         totals = lax.while_loop(more, take, take(nothing, g))  # first lag 0, in which every step's own loss asks g
         grads = sums.grads._replace(layers=weight_grads(setup.stack, steps, residuals, totals.deltas))
-        return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(totals, T))
+        sizes = totals.sizes if total else setup.total(totals.sizes)
+        return Outcome(final, Sums(sums.E, grads, totals.starts), None, _reached(sizes, totals.lag - 1, T))
 
 
 class _Totals(NamedTuple):
@@ -234,11 +239,16 @@ class _Totals(NamedTuple):
     deltas: tuple[Deltas, ...]  # per layer, summed over the lags so far, [T, *batch, ...]
     starts: tuple[Adjoint, ...]  # per layer, what has reached s_0, through the first step and through resets
     lag: Array
-    sizes: Array  # of the largest terms, or of what masked steps hold back: of lag 0, and of the last three
+    sizes: tuple[Array, ...]  # of every unit's terms, or of what masked steps hold back: of lag 0, of the last three
 
 
 def _take(
-    setup: Setup, steps: Steps, residuals: tuple[Residuals, ...], totals: _Totals, g: Array | None = None
+    setup: Setup,
+    total: Callable[[Array], Array] | None,
+    steps: Steps,
+    residuals: tuple[Residuals, ...],
+    totals: _Totals,
+    g: Array | None = None,
 ) -> _Totals:
     """Takes a lag: every step's adjoint back through that step, all at once, as segments [T, 1, *batch, ...]."""
     zeros = tuple(jax.tree.map(jnp.zeros_like, start.initial) for start in totals.starts)
@@ -252,15 +262,16 @@ def _take(
     before, deltas = jax.vmap(one_step)(totals.after, steps, residuals, g)
     # Of a masked step the adjoint counts that it holds: zero deltas alone do not say that nothing is left.
     still_held = () if mask is None else blank(~mask[:, 0], tuple(adjoint.state for adjoint in before))
-    size = _largest((deltas, still_held)).astype(totals.sizes.dtype)
-    first = jnp.where(totals.lag == 0, size, totals.sizes[0])
+    size = _sizes((deltas, still_held), setup.zeros.E.dtype)
+    size = total(size) if total else size
+    sizes = (totals.sizes[0], *totals.sizes[2:], size) if totals.deltas else (size,) * 4
     starts = tuple(map(_reach_start, totals.starts, before))
     # The adjoint before every step is that after the one before it.
     after = jax.tree.map(
         lambda leaf: jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]), tuple(each.state for each in before)
     )
     deltas = jax.tree.map(jnp.add, totals.deltas, deltas) if totals.deltas else deltas
-    return _Totals(after, deltas, starts, totals.lag + 1, jnp.stack([first, *totals.sizes[2:], size]))
+    return _Totals(after, deltas, starts, totals.lag + 1, sizes)
 
 
 def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
@@ -278,20 +289,18 @@ def _reach_start(start: Adjoint, before: Adjoint) -> Adjoint:
     return Adjoint(state, jax.tree.map(lambda s, leaf: s + leaf.sum(0), start.initial, before.initial))
 
 
-def _largest(terms: ArrayTree) -> Array:
-    """Computes max over units of sum_{t, batch} |D_i[t]|: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger."""
-    sums = [jnp.abs(leaf).reshape(-1, leaf.shape[-1]).sum(0).max() for leaf in jax.tree.leaves(terms)]
-    return jnp.max(jnp.stack(sums))
+def _sizes(terms: ArrayTree, dtype: DTypeLike) -> Array:
+    """Computes sum_{t, batch} |D_i[t]| of every unit: as |s| <= 1, no entry of a lag's dE/db or dE/dW is larger."""
+    return jnp.concatenate([jnp.abs(x).sum(range(x.ndim - 1), dtype=dtype) for x in jax.tree.leaves(terms)])
 
 
-def _reached(totals: _Totals, T: int) -> Lags:
+def _reached(sizes: tuple[Array, ...], used: Array, T: int) -> Lags:
     """Bounds the lags left out, sum_{i > used} size_i <= size r / (1 - r) if they go on shrinking by r.
 
     r is the worse of the last two ratios between lags. A bound under that condition, which nothing proves: a gradient
     that grows again further back would escape it. Zero where no lag is left, infinite where they do not shrink.
     """
-    first, a, b, c = totals.sizes
-    used = totals.lag - 1
+    first, a, b, c = (size.max() for size in sizes)
     ratio = jnp.maximum(jnp.where(b > 0, c / b, 0), jnp.where((a > 0) & (used > 1), b / a, 0))
     tail = jnp.where(ratio < 1, c * ratio / (1 - ratio), jnp.inf)
     nothing_left = (used >= T - 1) | (c == 0)

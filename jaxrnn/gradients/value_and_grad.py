@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from chex import Array, PRNGKey
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from jaxrnn.arguments import (
@@ -22,22 +23,23 @@ from jaxrnn.arguments import (
     dtype_to_compute_in,
 )
 from jaxrnn.cells.base import State
+from jaxrnn.gradients.parallel import BatchGradient
 from jaxrnn.gradients.plan import Plan, decide
 from jaxrnn.gradients.truncation import Truncation, Window
 from jaxrnn.gradients.whole import whole
 from jaxrnn.layer.prepared import ScanOptions, as_recompute
 from jaxrnn.layer.segments import check_segment
 from jaxrnn.layer.sharding import sum_over_shards
-from jaxrnn.network.batch import Batch
+from jaxrnn.network.batch import Batch, Call
 from jaxrnn.network.network import Network, NetworkParams, network_shapes
-from jaxrnn.network.setup import set_up
+from jaxrnn.network.setup import checked, set_up
 
 ONE_WAY = "needs a reverse scan over all layers: no jaxrnn.Window, no bidirectional layers"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Options:
-    """Holds the options of `value_and_grad`, which documents them; raises unless they go together and with the net."""
+class _ValueAndGrad(BatchGradient):
+    """Is what `value_and_grad` returns, which documents it; raises unless its options go together and with the net."""
 
     net: Network
     segment: int | str = "auto"
@@ -46,6 +48,7 @@ class _Options:
     memory_budget: int | None = None
     clip: float | None = None
     compute_dtype: DTypeLike | None = None
+    return_state: bool = False
     return_lags: bool = False
     return_flow: bool = False
 
@@ -93,8 +96,20 @@ class _Options:
         """Tells whether the gradient is taken by one reverse scan over all layers."""
         return not self.windowed and not self.net.bidirectional
 
-    def check_call(self, key: PRNGKey | None, vanishing: float | Array | None) -> None:
-        """Raises unless the arguments of a call go with the options."""
+    def check(
+        self,
+        params: NetworkParams,
+        inputs: Array,
+        targets: Array,
+        weights: Array | None = None,
+        state: tuple[State, ...] | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        key: PRNGKey | None = None,
+        *,
+        vanishing: float | Array | None = None,
+    ) -> Call:
+        """Returns the arguments of a call, checked; `value_and_grad` documents them."""
         if key is None and (self.net.dropout or self.net.recurrent_dropout):
             raise ValueError(
                 "key must be a jax.random.key, got None, and the network has dropout; to differentiate it with nothing "
@@ -102,6 +117,29 @@ class _Options:
             )
         if vanishing is not None and not self.one_way:
             raise ValueError(f"vanishing {ONE_WAY}")
+        batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
+        call = checked(self.net, params, batch, state, key, self.compute_dtype)
+        if vanishing is None:
+            return call
+        return dataclasses.replace(call, vanishing=vanishing / jnp.maximum(call.real_steps(), 1))
+
+    def compute(self, params: NetworkParams, call: Call, axes: tuple[str, ...] = ()) -> tuple[Any, NetworkParams]:
+        """Computes loss and gradients, and what else is to be returned."""
+        scans = ScanOptions(recompute=as_recompute(self.recompute), return_norms=self.return_flow, clip=self.clip)
+        setup = set_up(self.net, params, call, scans, axes)
+        gradient = whole if self.truncate is None else self.truncate.gradient
+        found = gradient(setup, self.plan(call.steps.inputs, call.dtype), setup.state, setup.zeros, setup.steps)
+        grads = found.sums.grads._replace(state=setup.learned_grads(found.sums.adjoints))
+        squares = jax.tree.map(jnp.square, found.norms) if axes else None
+        E, grads, squares = setup.total((found.sums.E, grads, squares))
+        norms = jax.tree.map(jnp.sqrt, squares) if axes else found.norms
+        extras = (found.final,) * self.return_state + (found.lags,) * self.return_lags + (norms,) * self.return_flow
+        return ((E, *extras) if extras else E), cast_like(sum_over_shards(grads, params), params)
+
+    def spread(self, batch: PartitionSpec) -> Any:
+        """Returns how the value is spread: the final state as the batch is, all else everywhere."""
+        extras = (batch,) * self.return_state + (PartitionSpec(),) * (self.return_lags + self.return_flow)
+        return (PartitionSpec(), *extras) if extras else PartitionSpec()
 
     def plan(self, inputs: Array, dtype: DTypeLike) -> Plan:
         """Makes the plan of a call."""
@@ -206,35 +244,9 @@ def value_and_grad(
     >>> grads.layers[0].W.shape
     (128, 128)
     """
-    options = _Options(net, segment, recompute, truncate, memory_budget, clip, compute_dtype, return_lags, return_flow)
-
-    def loss_and_gradient(
-        params: NetworkParams,
-        inputs: Array,
-        targets: Array,
-        weights: Array | None = None,
-        state: tuple[State, ...] | None = None,
-        mask: Array | None = None,
-        reset: Array | None = None,
-        key: PRNGKey | None = None,
-        *,
-        vanishing: float | Array | None = None,
-    ) -> tuple[Any, NetworkParams]:
-        options.check_call(key, vanishing)
-        batch = Batch(inputs, as_array("targets", targets), weights, mask, reset)
-        scans = ScanOptions(recompute=as_recompute(recompute), return_norms=return_flow, clip=clip)
-        setup = set_up(net, params, batch, state=state, key=key, compute_dtype=compute_dtype, options=scans)
-        if vanishing is not None:
-            setup = setup._replace(vanishing=vanishing / jnp.maximum(setup.call.real_steps(), 1))
-        plan = options.plan(setup.steps.inputs, setup.call.dtype)
-        gradient = whole if truncate is None else truncate.gradient
-        found = gradient(setup, plan, setup.state, setup.zeros, setup.steps)
-        grads = found.sums.grads._replace(state=setup.learned_grads(found.sums.adjoints))
-        grads = sum_over_shards(grads, params)
-        extras = (found.final,) * return_state + (found.lags,) * return_lags + (found.norms,) * return_flow
-        return ((found.sums.E, *extras) if extras else found.sums.E), cast_like(grads, params)
-
-    return loss_and_gradient
+    return _ValueAndGrad(
+        net, segment, recompute, truncate, memory_budget, clip, compute_dtype, return_state, return_lags, return_flow
+    )
 
 
 def plan(
@@ -265,7 +277,7 @@ def plan(
     """
     if net.bidirectional:
         raise ValueError("plan must have a network without bidirectional layers, which are taken one after the other")
-    options = _Options(net, segment, recompute, truncate, memory_budget, compute_dtype=compute_dtype)
+    function = _ValueAndGrad(net, segment, recompute, truncate, memory_budget, compute_dtype=compute_dtype)
     inputs = jax.eval_shape(functools.partial(check_inputs, size=net.layers[0].inputs), inputs)
     dtype = dtype_to_compute_in(compute_dtype, network_shapes(net), inputs)
-    return options.plan(inputs, dtype)
+    return function.plan(inputs, dtype)

@@ -124,7 +124,7 @@ def _segment_back(setup: Setup, group: Group, residuals: tuple, sums: Sums, step
     if steps.loss is not None:
         segment_E, g, dreadout = setup.loss.backward(inputs_of(stack, steps, residuals)[-1], steps.loss)
         E, readout = E + segment_E, jax.tree.map(jnp.add, readout, dreadout)
-    found, g = backward(stack, adjoints[first:last], steps, residuals, g, setup.vanishing)
+    found, g = backward(stack, adjoints[first:last], steps, residuals, g, setup.call.vanishing)
     layers = jax.tree.map(jnp.add, grads.layers[first:last], tuple(each.grads for each in found))
     grads = grads._replace(layers=grads.layers[:first] + layers + grads.layers[last:], readout=readout)
     adjoints = adjoints[:first] + tuple(each.adjoint for each in found) + adjoints[last:]

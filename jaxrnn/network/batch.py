@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,13 +56,17 @@ class Steps(NamedTuple):
         return self.inputs.shape[:1] + batch_shape(self.inputs)
 
 
-class Call(NamedTuple):
-    """Holds the arguments of one call, checked."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Holds the arguments of one call, checked and drawn for the batch as a whole: a part of it needs no more."""
 
     steps: Steps
-    state: tuple[State | None, ...]  # per layer, as given
+    state: Any  # per layer, as given; [*batch, ...]
     dropout: tuple[ArrayTree | None, ...]  # per layer, 0 or 1/(1 - rate), times s_{t-1} in its recurrent products
-    dtype: jnp.dtype  # what is computed in
+    dtype: jnp.dtype = dataclasses.field(metadata={"static": True})  # what is computed in
+    last: LossSteps | None = None  # of a network with `last_step`, [*batch, ...]
+    vanishing: Array | None = None  # the weight of a step's share of the vanishing-gradient regulariser
 
     def real_steps(self) -> Array | int:
         """Counts the steps that are not masked, of all sequences together."""

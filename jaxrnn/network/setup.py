@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array, PRNGKey
+from chex import Array, ArrayTree, PRNGKey
+from jax import lax
 from jax.typing import DTypeLike
 
 from jaxrnn.arguments import accumulation_dtype, cast
@@ -16,7 +18,7 @@ from jaxrnn.layer.bptt import zero_grads
 from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.prepared import FORWARD_IN_TIME, ScanOptions
 from jaxrnn.layer.sharding import vary_alike
-from jaxrnn.network.batch import Batch, Call, LossSteps, Steps, check_loss
+from jaxrnn.network.batch import Batch, Call, Steps, check_loss
 from jaxrnn.network.losses import Loss
 from jaxrnn.network.network import Network, NetworkParams, check_call, start_states
 from jaxrnn.network.passes import Stack, ask_last, last_hidden, zero_adjoints
@@ -36,19 +38,26 @@ class Setup(NamedTuple):
     net: Network
     stack: Stack
     loss: Loss
-    steps: Steps
-    last: LossSteps | None  # of a network with `last_step`
-    state: tuple[State, ...]  # before the first step
     call: Call
+    state: tuple[State, ...]  # before the first step
     zeros: Sums  # before anything is summed
-    vanishing: Array | None = None  # the weight of a step's share of the vanishing-gradient regulariser
+    axes: tuple[str, ...] = ()  # of the mesh of devices that the batch is spread over by `jaxrnn.data_parallel`
+
+    @property
+    def steps(self) -> Steps:
+        """Returns what goes into the steps."""
+        return self.call.steps
+
+    def total(self, tree: ArrayTree) -> ArrayTree:
+        """Sums over all parts of a batch that is spread over devices."""
+        return lax.psum(tree, self.axes) if self.axes else tree
 
     def ask_last(self, final: tuple[State, ...], sums: Sums) -> Sums:
         """Adds the loss of a network whose only loss is at the end, and what it asks of the last states."""
-        if self.last is None:
+        if self.call.last is None:
             return sums
         layers, residual = self.net.layers, self.net.residual
-        E, g, readout = self.loss.backward(last_hidden(layers, residual, final), self.last)
+        E, g, readout = self.loss.backward(last_hidden(layers, residual, final), self.call.last)
         grads = sums.grads._replace(readout=readout)
         return Sums(sums.E + E, grads, ask_last(layers, residual, sums.adjoints, g))
 
@@ -69,39 +78,47 @@ def _sum_over_batch(zero: Array, *leaves: Array) -> Array:
     return sum((jnp.sum(leaf, axis=axes, dtype=zero.dtype) for leaf in leaves), zero)
 
 
-def set_up(
+def checked(
     net: Network,
     params: NetworkParams,
     batch: Batch,
-    *,
     state: tuple[State, ...] | None = None,
     key: PRNGKey | None = None,
     compute_dtype: DTypeLike | None = None,
-    options: ScanOptions = FORWARD_IN_TIME,
-) -> Setup:
-    """Checks the arguments of one call and makes them ready; without targets there is no loss.
+) -> Call:
+    """Checks the arguments of one call, and fills in what depends on the batch as a whole; no targets, no loss.
 
     Raises:
         TypeError, ValueError: arguments of the wrong kind, shapes that do not fit; see `jaxrnn.value_and_grad`.
     """
     call = check_call(net, params, batch, state, key, compute_dtype)
-    loss_steps = None
-    if batch.targets is not None:
-        loss_steps = check_loss(call, batch, net.objective, net.readout.outputs, net.last_step)
-    steps, dropout = call.steps._replace(loss=loss_steps), call.dropout
-    params, steps, dropout, (before, initial) = vary_alike(
-        (params, steps, dropout, start_states(net, call, params.state))
-    )
-    parts = zip(net.layers, params.layers, dropout, initial, strict=True)
+    if batch.targets is None:
+        return call
+    loss = check_loss(call, batch, net.objective, net.readout.outputs, net.last_step)
+    if net.last_step:
+        return dataclasses.replace(call, last=loss)
+    return dataclasses.replace(call, steps=call.steps._replace(loss=loss))
+
+
+def set_up(
+    net: Network,
+    params: NetworkParams,
+    call: Call,
+    options: ScanOptions = FORWARD_IN_TIME,
+    axes: tuple[str, ...] = (),
+) -> Setup:
+    """Makes a network and the arguments of one call, or a device's part of them, ready for both passes."""
+    params, call = vary_alike((params, call))
+    before, initial = vary_alike(start_states(net, call, params.state), call)
+    parts = zip(net.layers, params.layers, call.dropout, initial, strict=True)
     layers = tuple(prepare_layer(layer, own, call.dtype, mask, s_0, options) for layer, own, mask, s_0 in parts)
-    E = vary_alike(jnp.zeros((), accumulation_dtype(call.dtype)), before)
+    E = vary_alike(jnp.zeros((), accumulation_dtype(call.dtype)), call)
     return Setup(
         net,
         Stack(layers, call.dtype, net.dropout, net.residual),
         Loss(net.readout, net.objective, cast(params.readout, call.dtype)),
-        steps._replace(loss=None) if net.last_step else steps,
-        steps.loss if net.last_step else None,
-        before,
         call,
+        before,
         Sums(E, zero_grads(params), zero_adjoints(before, initial)),
+        axes,
     )

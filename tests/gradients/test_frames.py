@@ -30,5 +30,5 @@ def test_at_most_seven_frames_from_the_public_function_to_the_step():
     params = net.init(jax.random.key(0))
     jaxrnn.value_and_grad(net)(params, jnp.ones((5, 2, 3)), jnp.ones((5, 2), int))
     forward = [frames for frames in Watched.seen if "whole" in frames]  # the others count bytes, for the plan
-    assert all(frames[0] == "loss_and_gradient" for frames in forward)
+    assert all(frames[0] == "__call__" for frames in forward)
     assert max(len(frames) - 1 for frames in forward) + 1 <= 7, forward  # those between, and the step itself
