@@ -94,9 +94,7 @@ class Cell(abc.ABC):
     def with_dropout(self, operands: Operands, dropout_mask: Array) -> Operands:
         """Returns operands whose recurrent products, and they alone, see dropout_mask * s_{t-1} for s_{t-1}.
 
-        Args:
-            operands: as `prepare` gives them.
-            dropout_mask: 0 or 1/(1 - rate), [*batch, H], one for each sequence, the same at every step.
+        The mask is 0 or 1/(1 - rate), [*batch, H], one for each sequence, the same at every step.
         """
         raise TypeError(f"recurrent dropout needs a cell with a method with_dropout, which {self} does not have")
 
@@ -152,9 +150,7 @@ class Cell(abc.ABC):
     def with_penalty(self, operands: Operands, previous: State, deltas: Deltas, coefficients: Array) -> State:
         """Changes s_{t-1} so that `weight_grads` adds the gradient of the vanishing-gradient regulariser.
 
-        Args:
-            operands, previous, deltas: as for `weight_grads`.
-            coefficients: the regulariser's weight times c_t of `jaxrnn.layer.penalty.omega`, [K, *batch].
+        The coefficients are its weight times c_t of `jaxrnn.layer.penalty.omega`, [K, *batch].
         """
         raise TypeError(
             f"vanishing needs layers with a method with_penalty, such as jaxrnn.Elman, which {self} does not have"

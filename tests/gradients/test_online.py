@@ -230,6 +230,21 @@ def test_learning_at_every_step(method):
     assert np.mean(losses[-20:]) < 0.2
 
 
+def test_a_cell_may_project_to_a_pytree():
+    @dataclasses.dataclass(frozen=True)
+    class Wrapped(jaxrnn.Elman):
+        def project(self, operands, inputs):
+            return {"z": super().project(operands, inputs)}
+
+        def step(self, operands, state, projected):
+            return super().step(operands, state, projected["z"])
+
+    given = problem("Elman")
+    wrapped = dataclasses.replace(given.net, layers=(Wrapped(D, H),))
+    found, expected = (jitted(net, "snap1")(*whole(given)) for net in (wrapped, given.net))
+    assert relative_error(found, expected) <= EXACT
+
+
 def test_a_warning_says_what_the_influence_takes():
     net = jaxrnn.Network((jaxrnn.Elman(4, 256),), jaxrnn.Readout(256, 3), jaxrnn.softmax_cross_entropy)
     shapes = jax.eval_shape(net.init, jax.random.key(0))
