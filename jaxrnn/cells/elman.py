@@ -79,11 +79,11 @@ class Elman(BlockCell):
         check_choice("recurrent_initializer", self.recurrent_initializer, RECURRENT)
         check_choice("activation", self.activation, ("tanh", "relu"))
 
-    def step(self, operands: BlockOperands, state: Array, projected: Array) -> Array:
-        """Computes s_t = tanh(W s_{t-1} + (U x_t + b))."""
+    def step_with_residuals(self, operands: BlockOperands, state: Array, projected: Array) -> tuple[Array, tuple]:
+        """Computes s_t = tanh(W s_{t-1} + (U x_t + b)), from which alone `linearize` takes what it needs."""
         state = scale(state, operands.dropout_mask)
         z = state @ operands.W_T + projected  # [*batch, H]
-        return jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)
+        return (jnp.tanh(z) if self.activation == "tanh" else jax.nn.relu(z)), ()
 
     def linearize(
         self, operands: BlockOperands, inputs: Array, previous: Array, states: Array, residuals: tuple
