@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 from chex import Array
 
 from jaxrnn.cells.base import Local, State
@@ -14,6 +17,14 @@ from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.passes import backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums, set_up
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def compiled(*static: str) -> Callable[[View], View]:
+    """Compiles a view, once for equal networks and equal values of the arguments named."""
+    compile_view: Any = functools.partial(jax.jit, static_argnames=("net", *static))
+    return compile_view
 
 
 class Linearized(NamedTuple):
@@ -48,14 +59,15 @@ def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[Stat
     setup = set_up(net, params, batch, state=state, options=ScanOptions(return_adjoints=True))
     final, residuals = forward(setup.stack, "none", setup.state, setup.steps)
     *fed, top = inputs_of(setup.stack, setup.steps, residuals)
-    layers = []
-    for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True):
-        layers.append(Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept)))
+    layers = tuple(
+        Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept))
+        for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True)
+    )
     sums, g = setup.ask_last(final, setup.zeros), None
     if setup.steps.loss is not None:
         E, g, readout = setup.loss.backward(top, setup.steps.loss)
         sums = sums._replace(E=E, grads=sums.grads._replace(readout=readout))
-    return Observed(setup, residuals, tuple(layers), sums, g)
+    return Observed(setup, residuals, layers, sums, g)
 
 
 def take_back(observed: Observed) -> tuple[Reversed, ...]:
