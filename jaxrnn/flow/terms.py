@@ -116,10 +116,10 @@ def terms(
 
     zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _take_rows_back(observed, rows[0])[0]))
     (sums, starts), found = lax.scan(add_block, zeros, rows)
-    norms, values = jax.tree.map(in_rows, found)
+    (deltas, adjoints, sizes), values = jax.tree.map(in_rows, found)
     layers = weight_grads(setup.stack, setup.steps, observed.residuals, sums)
     grads = observed.sums.grads._replace(layers=layers, state=setup.learned_grads(starts))
-    return Terms(*norms, grads, values)
+    return Terms(deltas, adjoints, sizes, grads, values)
 
 
 def _block(observed: Observed) -> int:
