@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,8 +14,8 @@ from jax.scipy.special import logsumexp
 from jaxrnn.arguments import check_positive
 from jaxrnn.cells.base import Local, State
 from jaxrnn.flow.sequence import Observed, compiled, layer_index, observe
-from jaxrnn.layer.associative import flatten, unflatten
-from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step
+from jaxrnn.layer.associative import flatten, times_jacobian, unflatten
+from jaxrnn.layer.masking import Flags
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
@@ -78,15 +77,15 @@ def jacobians(
     True
     """
     observed, layer = observe(net, params, Batch(inputs, mask=mask, reset=reset), state), layer_index(net, layer)
-    numbers, steps, back = _way_back(observed, layer, lags)
-    n = numbers.shape[-1]
-    unit_vectors = jnp.eye(n, dtype=numbers.dtype).reshape(n, *(1,) * (numbers.ndim - 1), n)
+    prepared, start = observed.setup.stack.layers[layer], observed.setup.state[layer]
+    *batch, n = flatten(start).shape
 
     def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
-        rows = back(rows, x)
-        return rows, jnp.linalg.svd(jnp.moveaxis(rows, 0, -2), compute_uv=False)
+        rows = times_jacobian(prepared, rows, start, *x)  # [*batch, n, n]
+        return rows, jnp.linalg.svd(rows, compute_uv=False)
 
-    _, values = lax.scan(step, jnp.broadcast_to(unit_vectors, (n, *numbers.shape)), steps, reverse=True)
+    unit_vectors = jnp.broadcast_to(jnp.eye(n, dtype=flatten(start).dtype), (*batch, n, n))
+    _, values = lax.scan(step, unit_vectors, _last_steps(observed, layer, lags), reverse=True)
     return jnp.concatenate([jnp.ones_like(values[:1]), values[::-1]])
 
 
@@ -136,8 +135,8 @@ def jacobian_norms(
     if probes < 2:
         raise ValueError(f"probes must be two at least, to have an error, got {probes}")
     observed, layer = observe(net, params, Batch(inputs, mask=mask, reset=reset), state), layer_index(net, layer)
-    numbers, steps, back = _way_back(observed, layer, lags)
-    v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
+    prepared, start = observed.setup.stack.layers[layer], observed.setup.state[layer]
+    numbers = flatten(start)  # [*batch, n]
 
     def normalize(v: Array, logs: Array | float) -> tuple[Array, Array]:
         size = jnp.linalg.norm(v, axis=-1, keepdims=True)
@@ -146,12 +145,13 @@ def jacobian_norms(
 
     def step(carry: tuple[Array, Array], x: tuple[Local, Flags]) -> tuple[tuple[Array, Array], Array]:
         v, logs = carry
-        v, logs = normalize(back(v, x), logs)
+        v, logs = normalize(times_jacobian(prepared, v, start, *x), logs)
         return (v, logs), logs
 
-    v, first = normalize(v, 0.0)
-    _, logs = lax.scan(step, (v, first), steps, reverse=True)
-    logs = 2 * jnp.concatenate([first[None], logs[::-1]])  # of |v P|^2, [L + 1, probes, *batch]
+    v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
+    v, first = normalize(jnp.moveaxis(v, 0, -2), 0.0)
+    _, logs = lax.scan(step, (v, first), _last_steps(observed, layer, lags), reverse=True)
+    logs = 2 * jnp.concatenate([first[None], logs[::-1]])  # of |v P|^2, [L + 1, *batch, probes]
     return _estimate(logs.reshape(logs.shape[0], -1), numbers.shape[-1])
 
 
@@ -164,23 +164,13 @@ def _estimate(logs: Array, n: int) -> Norms:
     return Norms(0.5 * (mean - jnp.log(n)), error)
 
 
-def _way_back(observed: Observed, layer: int, lags: int | None) -> tuple[Array, tuple[Local, Flags], Callable]:
-    """Returns s_0 as numbers, [*batch, n]; the last L steps; and v ds_t/ds_{t-1} of one step for v [N, *batch, n]."""
+def _last_steps(observed: Observed, layer: int, lags: int | None) -> tuple[Local, Flags]:
     T = observed.setup.steps.shape[0]
     lags = T if lags is None else lags
     check_positive("lags", lags)
     if lags > T:
         raise ValueError(f"lags must not be more than the T = {T} steps there are, got {lags}")
-    prepared, state = observed.setup.stack.layers[layer], observed.setup.state[layer]
-    steps = jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
-
-    def back(rows: Array, x: tuple[Local, Flags]) -> Array:
-        def one(row: Array) -> Array:
-            return flatten(adjoint_step(prepared, Adjoint(unflatten(row, state), None), None, *x)[0].state)
-
-        return jax.vmap(one)(rows)
-
-    return flatten(state), steps, back
+    return jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
 
 
 @compiled("layer", "count", "skip", "every", "segments")

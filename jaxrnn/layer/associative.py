@@ -60,11 +60,17 @@ def jacobians(layer: PreparedCell, state: State, local: Local, flags: Flags, row
             stacklevel=2,
         )
 
-    def back(row: Array) -> Array:
-        after = unflatten(jnp.broadcast_to(row, (steps, *batch, n)), state)
-        return flatten(adjoint_step(layer, Adjoint(after, None), None, local, flags)[0].state)
+    return times_jacobian(layer, jnp.broadcast_to(rows, (steps, *batch, *rows.shape)), state, local, flags)
 
-    return jax.vmap(back, out_axes=-2)(rows)
+
+def times_jacobian(layer: PreparedCell, rows: Array, like: State, local: Local, flags: Flags) -> Array:
+    """Computes v J_t for each of the rows v, [..., m, n], of one step or of several side by side."""
+
+    def back(row: Array) -> Array:
+        adjoint = Adjoint(unflatten(row, like), None)
+        return flatten(adjoint_step(layer, adjoint, None, local, flags)[0].state)
+
+    return jax.vmap(back, -2, -2)(rows)
 
 
 def solve(J: Array, v: Array, reverse: bool = False) -> tuple[Array, Array]:

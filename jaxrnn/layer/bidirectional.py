@@ -97,9 +97,7 @@ class Bidirectional:
 
     def split(self, g: Array) -> tuple[Array, Array]:
         """Returns what the outputs [..., 2H] or [..., H] ask of the hidden states of both: the adjoint of `join`."""
-        if self.merge == "sum":
-            return g, g
-        forward, backward = jnp.split(g, 2, -1)
+        forward, backward = jnp.split(g, 2, -1) if self.merge == "concatenate" else (g, g)
         return forward, backward
 
 
