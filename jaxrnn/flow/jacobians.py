@@ -16,6 +16,7 @@ from jaxrnn.cells.base import Local, State
 from jaxrnn.flow.sequence import Observed, compiled, layer_index, observe
 from jaxrnn.layer.associative import flatten, times_jacobian, unflatten
 from jaxrnn.layer.masking import Flags
+from jaxrnn.layer.prepared import PreparedCell
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
@@ -76,8 +77,7 @@ def jacobians(
     >>> bool(jnp.allclose(values, 1, atol=1e-5))
     True
     """
-    observed, layer = observe(net, params, Batch(inputs, mask=mask, reset=reset), state), layer_index(net, layer)
-    prepared, start = observed.setup.stack.layers[layer], observed.setup.state[layer]
+    prepared, start, steps = _last_steps(net, params, Batch(inputs, mask=mask, reset=reset), state, layer, lags)
     *batch, n = flatten(start).shape
 
     def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
@@ -85,7 +85,7 @@ def jacobians(
         return rows, jnp.linalg.svd(rows, compute_uv=False)
 
     unit_vectors = jnp.broadcast_to(jnp.eye(n, dtype=flatten(start).dtype), (*batch, n, n))
-    _, values = lax.scan(step, unit_vectors, _last_steps(observed, layer, lags), reverse=True)
+    _, values = lax.scan(step, unit_vectors, steps, reverse=True)
     return jnp.concatenate([jnp.ones_like(values[:1]), values[::-1]])
 
 
@@ -134,8 +134,7 @@ def jacobian_norms(
     check_positive("probes", probes)
     if probes < 2:
         raise ValueError(f"probes must be two at least, to have an error, got {probes}")
-    observed, layer = observe(net, params, Batch(inputs, mask=mask, reset=reset), state), layer_index(net, layer)
-    prepared, start = observed.setup.stack.layers[layer], observed.setup.state[layer]
+    prepared, start, steps = _last_steps(net, params, Batch(inputs, mask=mask, reset=reset), state, layer, lags)
     numbers = flatten(start)  # [*batch, n]
 
     def normalize(v: Array, logs: Array | float) -> tuple[Array, Array]:
@@ -150,8 +149,8 @@ def jacobian_norms(
 
     v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
     v, first = normalize(jnp.moveaxis(v, 0, -2), 0.0)
-    _, logs = lax.scan(step, (v, first), _last_steps(observed, layer, lags), reverse=True)
-    logs = 2 * jnp.concatenate([first[None], logs[::-1]])  # of |v P|^2, [L + 1, *batch, probes]
+    _, logs = lax.scan(step, (v, first), steps, reverse=True)
+    logs = 2 * jnp.moveaxis(jnp.concatenate([first[None], logs[::-1]]), -1, 1)  # of |v P|^2, [L + 1, probes, *batch]
     return _estimate(logs.reshape(logs.shape[0], -1), numbers.shape[-1])
 
 
@@ -164,13 +163,18 @@ def _estimate(logs: Array, n: int) -> Norms:
     return Norms(0.5 * (mean - jnp.log(n)), error)
 
 
-def _last_steps(observed: Observed, layer: int, lags: int | None) -> tuple[Local, Flags]:
+def _last_steps(
+    net: Network, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None, layer: int, lags: int | None
+) -> tuple[PreparedCell, State, tuple[Local, Flags]]:
+    """Returns a layer, its s_0, and what takes an adjoint back through each of the last L steps."""
+    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
     T = observed.setup.steps.shape[0]
     lags = T if lags is None else lags
     check_positive("lags", lags)
     if lags > T:
         raise ValueError(f"lags must not be more than the T = {T} steps there are, got {lags}")
-    return jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
+    steps = jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
+    return observed.setup.stack.layers[layer], observed.setup.state[layer], steps
 
 
 @compiled("layer", "count", "skip", "every", "segments")
@@ -250,11 +254,8 @@ def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling
     def ahead(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, None]:
         """Multiplies J_t with each of the columns [m, *batch, n]."""
         previous, projected = x
-
-        def step(state: Array) -> Array:
-            return flatten(prepared.cell.step(prepared.operands, unflatten(state, like), projected))
-
-        return jax.vmap(jax.linearize(step, flatten(previous))[1])(columns), None
+        _, push = jax.linearize(lambda s: flatten(prepared.cell.step(prepared.operands, s, projected)), previous)
+        return jax.vmap(lambda column: push(unflatten(column, like)))(columns), None
 
     def factorize(columns: Array) -> tuple[Array, Array]:
         Q, R = jnp.linalg.qr(jnp.moveaxis(columns, 0, -1))  # [*batch, n, m], [*batch, m, m]

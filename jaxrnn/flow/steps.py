@@ -10,6 +10,7 @@ from chex import Array
 from jaxrnn.cells.base import State
 from jaxrnn.cells.elman import Elman
 from jaxrnn.flow.sequence import compiled, observe, take_back
+from jaxrnn.layer.masking import blank
 from jaxrnn.layer.penalty import omega
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
@@ -58,11 +59,10 @@ def saturation(
     if not 0.5 < threshold < 1:
         raise ValueError(f"threshold must lie between 0.5 and 1, got {threshold}")
     observed = observe(net, params, Batch(inputs, mask=mask, reset=reset), state)
-    mask = observed.setup.steps.flags.mask
+    mask, count = observed.setup.steps.flags.mask, jnp.maximum(observed.setup.call.real_steps(), 1)
 
     def share(flags: Array) -> Array:
-        there = jnp.ones(flags.shape[:-1], bool) if mask is None else mask
-        return jnp.sum(flags & there[..., None]) / jnp.maximum(jnp.sum(there) * flags.shape[-1], 1)
+        return jnp.sum(blank(mask, flags)) / (count * flags.shape[-1])
 
     found = []
     for cell, residuals in zip(net.layers, observed.residuals, strict=True):

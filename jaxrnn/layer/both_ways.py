@@ -81,11 +81,8 @@ def reverse_pair(
     carries, dx = zip(*found, strict=True)
     grads, before = zip(*carries, strict=True)
     state, initial = zip(*before, strict=True)
+    adjoint = Adjoint(state, None if adjoint.initial is None else initial)
+    dx = jax.tree.map(jnp.add, *dx)
     return Reversed(
-        Adjoint(state, None if adjoint.initial is None else initial),
-        BidirectionalParams(*grads),
-        jax.tree.map(jnp.add, *dx),
-        deltas=None,
-        step_adjoints=StepAdjoints(None, None),
-        norms=None,
+        adjoint, BidirectionalParams(*grads), dx, deltas=None, step_adjoints=StepAdjoints(None, None), norms=None
     )

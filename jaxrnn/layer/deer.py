@@ -143,13 +143,6 @@ def _backward(
 _deer.defvjp(_forward, _backward)
 
 
-class _Iterate(NamedTuple):
-    states: Array  # s^i, [T, *batch, n]
-    taken: Array  # f(s^i_{t-1}, x_t), [T, *batch, n]
-    residual: Array
-    number: Array
-
-
 def _solve(layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> tuple[State, Convergence]:
     """Iterates to the states after every step [T, *batch, ...]; falls back to the sequential scan."""
     start = flatten(call.state)
@@ -163,31 +156,31 @@ def _solve(layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> tupl
         after = leave(call.flags, before, after)
         return previous, flatten(after), (before, after, residuals)
 
-    def at(states: Array, number: Array) -> _Iterate:
+    def at(states: Array, number: Array) -> tuple[Array, Array, Convergence]:
         # What has run away begins again at zero: infinities would never come back.
         states = jnp.where(jnp.isfinite(states), states, 0)
         taken = take(states)[1]
-        return _Iterate(states, taken, jnp.max(jnp.abs(states - taken)), number)
+        residual = jnp.max(jnp.abs(states - taken))
+        return states, taken, Convergence(number, residual, residual <= options.tolerance)  # NaN is no convergence
 
-    def iterate(now: _Iterate) -> _Iterate:
-        previous, _, linearized_at = take(now.states)
+    def iterate(now: tuple[Array, Array, Convergence]) -> tuple[Array, Array, Convergence]:
+        states, taken, how = now
+        previous, _, linearized_at = take(states)
         local = layer.cell.linearize(layer.operands, call.inputs, *linearized_at)
         J = (1 - options.damping) * _jacobians(layer, call, local, options.diagonal)
-        states = _solve_linear(J, *(_by_unit(each, J.shape[-1]) for each in (now.taken, previous, start)))
-        return at(jnp.swapaxes(states, -1, -2).reshape(now.states.shape), now.number + 1)
+        solved = _solve_linear(J, *(_by_unit(each, J.shape[-1]) for each in (taken, previous, start)))
+        return at(jnp.swapaxes(solved, -1, -2).reshape(states.shape), how.iterations + 1)
 
-    def going_on(now: _Iterate) -> Array:
-        # NaN is no convergence: hence not "greater than".
-        return ~(now.residual <= options.tolerance) & (now.number < options.iterations)
+    def going_on(now: tuple[Array, Array, Convergence]) -> Array:
+        return ~now[2].converged & (now[2].iterations < options.iterations)
 
     def sequential() -> State:
         return forward_segment(layer, call.state, call.inputs, call.flags)[1].states
 
     everywhere = jnp.broadcast_to(start, (call.inputs.shape[0], *start.shape))
-    last = lax.while_loop(going_on, iterate, at(take(everywhere)[1], jnp.int32(0)))  # every step taken from s_0
-    converged = last.residual <= options.tolerance
-    states = lax.cond(converged, lambda: unflatten(last.states, call.state), sequential)
-    return states, Convergence(last.number, last.residual, converged)
+    first = at(take(everywhere)[1], jnp.int32(0))  # every step taken from s_0
+    states, _, how = lax.while_loop(going_on, iterate, first)
+    return lax.cond(how.converged, lambda: unflatten(states, call.state), sequential), how
 
 
 def _solve_linear(J: Array, taken: Array, previous: Array, start: Array) -> Array:
