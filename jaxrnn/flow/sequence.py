@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -21,9 +21,21 @@ from jaxrnn.network.setup import Setup, Sums, set_up
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def compiled(*static: str) -> Callable[[View], View]:
-    """Compiles a view, once for equal networks and equal values of the arguments named."""
-    compile_view: Any = functools.partial(jax.jit, static_argnames=("net", *static))
+def compiled(*options: str) -> Callable[[View], View]:
+    """Compiles a view, once for equal networks and equal values of the options named, which are given by keyword."""
+
+    def compile_view(view: View) -> View:
+        run = jax.jit(view, static_argnames=("net", *options))
+
+        @functools.wraps(view)
+        def checked(*arguments: Any, **given: Any) -> Any:
+            for name, value in given.items():
+                if name in options and not isinstance(value, Hashable):
+                    raise TypeError(f"{name} must be a plain number, got {value!r} ({type(value).__name__})")
+            return run(*arguments, **given)
+
+        return checked  # type: ignore[return-value]
+
     return compile_view
 
 

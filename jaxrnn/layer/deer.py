@@ -168,8 +168,7 @@ def _solve(layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> tupl
         previous, _, linearized_at = take(states)
         local = layer.cell.linearize(layer.operands, call.inputs, *linearized_at)
         J = (1 - options.damping) * _jacobians(layer, call, local, options.diagonal)
-        solved = _solve_linear(J, *(_by_unit(each, J.shape[-1]) for each in (taken, previous, start)))
-        return at(jnp.swapaxes(solved, -1, -2).reshape(states.shape), how.iterations + 1)
+        return at(_solve_linear(J, taken, previous, start), how.iterations + 1)
 
     def going_on(now: tuple[Array, Array, Convergence]) -> Array:
         return ~now[2].converged & (now[2].iterations < options.iterations)
@@ -184,14 +183,16 @@ def _solve(layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> tupl
 
 
 def _solve_linear(J: Array, taken: Array, previous: Array, start: Array) -> Array:
-    """Solves s_t = taken_t + J_t (s_{t-1} - previous_t) for all t, from the s_0 given."""
-    J, rest = solve(jnp.swapaxes(J, -1, -2), taken - jnp.einsum("...ij,...j->...i", J, previous))
-    return jnp.einsum("...i,t...ij->t...j", start, J) + rest
+    """Solves s_t = taken_t + J_t (s_{t-1} - previous_t) for all t, from the s_0 given, for J [T, *batch, H, p, p]."""
 
+    def by_unit(numbers: Array) -> Array:
+        """Reshapes [..., p H] to [..., H, p]."""
+        return jnp.swapaxes(numbers.reshape(*numbers.shape[:-1], J.shape[-1], -1), -1, -2)
 
-def _by_unit(numbers: Array, parts: int) -> Array:
-    """Reshapes [..., p H] to [..., H, p]."""
-    return jnp.swapaxes(numbers.reshape(*numbers.shape[:-1], parts, -1), -1, -2)
+    rest = by_unit(taken) - jnp.einsum("...ij,...j->...i", J, by_unit(previous))
+    products, rest = solve(jnp.swapaxes(J, -1, -2), rest)
+    solved = jnp.einsum("...i,t...ij->t...j", by_unit(start), products) + rest
+    return jnp.swapaxes(solved, -1, -2).reshape(taken.shape)
 
 
 def _jacobians(layer: PreparedCell, call: LayerCall, local: Local, diagonal: bool) -> Array:
