@@ -150,7 +150,7 @@ def jacobian_norms(
     v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
     v, first = normalize(jnp.moveaxis(v, 0, -2), 0.0)
     _, logs = lax.scan(step, (v, first), steps, reverse=True)
-    logs = 2 * jnp.moveaxis(jnp.concatenate([first[None], logs[::-1]]), -1, 1)  # of |v P|^2, [L + 1, probes, *batch]
+    logs = 2 * jnp.concatenate([first[None], logs[::-1]])  # of |v P|^2, [L + 1, *batch, probes]
     return _estimate(logs.reshape(logs.shape[0], -1), numbers.shape[-1])
 
 
