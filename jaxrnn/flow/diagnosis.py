@@ -96,19 +96,20 @@ def diagnose(
     layer = layer_index(net, layer)
     forward = {name: value for name, value in options.items() if name != "weights"}
     terms = flow.terms(net, params, inputs, targets, **options)
-    lags = min(LAGS, steps)
+    chosen: dict[str, Any] = {"layer": layer, "lags": min(LAGS, steps)}
+    norms = flow.jacobian_norms(net, params, inputs, key=key, **chosen, **forward)
     n = sum(leaf.shape[-1] for leaf in jax.tree.leaves(net.initial_state()[layer]))
-    norms = flow.jacobian_norms(net, params, inputs, key=key, layer=layer, lags=lags, **forward)
     singular_values = None
     if n <= SPECTRUM:
-        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, 0], {k: v for k, v in forward.items() if k != "state"})
-        if forward.get("state") is not None:
-            first["state"] = jax.tree.map(lambda leaf: leaf[0], forward["state"])
-        singular_values = flow.jacobians(net, params, jnp.asarray(inputs)[:, 0], layer=layer, lags=lags, **first)
-    exponents = flow.lyapunov_exponents(
-        net, params, inputs, options.get("state"), layer=layer, count=n if n <= SPECTRUM else EXPONENTS
-    )
-    (_, found), _ = jax.jit(value_and_grad(net, return_flow=True))(params, inputs, targets, **options)
+        first = {
+            name: jax.tree.map(lambda leaf, axis=int(name != "state"): jnp.take(leaf, 0, axis), value)
+            for name, value in (forward | {"inputs": jnp.asarray(inputs)}).items()
+        }
+        singular_values = flow.jacobians(net, params, **first, **chosen)
+    count = n if n <= SPECTRUM else EXPONENTS
+    exponents = flow.lyapunov_exponents(net, params, inputs, options.get("state"), layer=layer, count=count)
+    (_, sweep), _ = jax.jit(value_and_grad(net, return_flow=True))(params, inputs, targets, **options)
+    sweep, singular_values, norms, exponents = jax.tree.map(np.asarray, (sweep, singular_values, norms, exponents))
     adjoints = np.asarray(terms.adjoints[layer], np.float64)
     weight, weight_terms = _recurrent(terms.weights[layer])
     return Diagnosis(
@@ -118,12 +119,12 @@ def diagnose(
         np.asarray(weight_terms),
         weight,
         lag_profile(adjoints),
-        jax.tree.map(np.asarray, found),
+        sweep,
         flow.horizon(terms.adjoints[layer], 0.5),
         flow.horizon(terms.adjoints[layer], 0.01),
-        None if singular_values is None else np.asarray(singular_values),
-        jax.tree.map(np.asarray, norms),
-        jax.tree.map(np.asarray, exponents),
+        singular_values,
+        norms,
+        exponents,
         flow.saturation(net, params, inputs, **forward),
     )
 
@@ -131,17 +132,12 @@ def diagnose(
 def lag_profile(norms: np.ndarray) -> np.ndarray:
     """Computes for every lag i the geometric mean over t of norms[t, t - i] / norms[t, t], [T]; NaN for none."""
     rows, T = norms.shape
-    profile = np.full(T, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(norms)
-        at_the_loss = np.diagonal(logs) if rows == T else logs[:, -1]
-        for i in range(T):
-            behind = np.diagonal(logs, -i) if rows == T else logs[:, T - 1 - i]
-            difference = behind - at_the_loss[i if rows == T else 0 :]
-            finite = difference[np.isfinite(difference)]
-            if finite.size:
-                profile[i] = np.exp(finite.mean())
-    return profile
+        logs = logs - np.diagonal(logs, T - rows)[:, None]
+    lags = [np.diagonal(logs, T - rows - i) for i in range(T)]
+    finite = [lag[np.isfinite(lag)] for lag in lags]
+    return np.array([np.exp(lag.mean()) if lag.size else np.nan for lag in finite])
 
 
 def _recurrent(weights: Any) -> tuple[str, Any]:
@@ -153,41 +149,30 @@ def _recurrent(weights: Any) -> tuple[str, Any]:
 
 
 def _findings(d: Diagnosis) -> list[str]:
-    T, exponent, error = d.steps, float(d.lyapunov.exponents[0]), float(d.lyapunov.error[0])
-    rate = _rate(d.profile)
-    words = {
-        "vanishing": f"The gradient VANISHES: of {T} steps it reaches back {_reach(d.one_percent)}.",
-        "healthy": f"The gradient is HEALTHY: of {T} steps it reaches back {_reach(d.one_percent)}.",
-        "exploding": "The gradient EXPLODES on its way back.",
-    }[d.verdict]
-    lines = [words]
-    if d.verdict != "exploding":
-        lines.append(
-            f"  horizon          half of it is left after {_reach(d.half)}, one percent after {_reach(d.one_percent)}"
-        )
+    exponent, error, rate = float(d.lyapunov.exponents[0]), float(d.lyapunov.error[0]), _rate(d.profile)
+    fate = "grow, the network is chaotic" if exponent > 0 else "are forgotten"
+    fate = "stay what they are" if abs(exponent) <= 3 * error else fate
+    if d.verdict == "exploding":
+        lines = ["The gradient EXPLODES on its way back."]
+    else:
+        half, one_percent = _reach(d.half), _reach(d.one_percent)
+        does = {"vanishing": "VANISHES", "healthy": "is HEALTHY"}[d.verdict]
+        lines = [
+            f"The gradient {does}: of {d.steps} steps it reaches back {one_percent}.",
+            f"  horizon          half of it is left after {half}, one percent after {one_percent}",
+        ]
     lines += [
         f"  every step back  multiplies it by {np.exp(rate):.3f} (log {rate:+.4f}), over all lags seen",
-        f"  largest exponent {exponent:+.4f} +- {error:.4f} per step: {_fate(exponent, error)}",
+        f"  largest exponent {exponent:+.4f} +- {error:.4f} per step: small changes of the state {fate}",
     ]
     for i, found in enumerate(d.saturation):
-        gates = "".join(
-            f"; {name} gate {float(shut):.0%} shut, {float(wide):.0%} open"
-            for name, (shut, wide) in found.gates.items()
-        )
+        shares = {name: (float(shut), float(wide)) for name, (shut, wide) in found.gates.items()}
+        gates = "".join(f"; {name} gate {shut:.0%} shut, {wide:.0%} open" for name, (shut, wide) in shares.items())
         lines.append(f"  saturation       layer {i}: {float(found.units):.0%} of the units{gates}")
     return lines
 
 
-def _fate(exponent: float, error: float) -> str:
-    if abs(exponent) <= 3 * error:
-        return "small changes of the state stay what they are"
-    return "small changes of the state " + ("grow, the network is chaotic" if exponent > 0 else "are forgotten")
-
-
 def _advice(d: Diagnosis) -> list[str]:
-    reach = max(1, int(np.ceil(float(d.one_percent.mean))))
-    gated = bool(d.saturation[d.layer].gates)
-    saturated = float(d.saturation[d.layer].units) > MANY
     if d.verdict == "exploding":
         return [
             "What to try:",
@@ -196,18 +181,21 @@ def _advice(d: Diagnosis) -> list[str]:
         ]
     if d.verdict == "healthy":
         return ["What to try: nothing on this account. What is not learned is not lost on the way back."]
-    lines = ["What to try, if anything further back than that matters:"]
-    if saturated:
-        lines.append("  smaller inputs or input_scale: saturated units pass nothing")
-    if gated:
-        lines.append("  a larger bias of the forget gate (LSTM: forget_bias=3), or of the update gate")
-    else:
-        if getattr(d.cell, "recurrent_scale", 1.0) < 1:
-            lines.append("  recurrent_scale=1: a W that shrinks nothing to begin with")
-        if getattr(d.cell, "activation", None) == "tanh":
-            lines.append('  activation="relu" with recurrent_initializer="identity", and small inputs')
-        lines.append("  a gated cell: jaxrnn.GRU or jaxrnn.LSTM")
-    return [*lines, f"If nothing further back matters: truncate=jaxrnn.Window({reach}) leaves out about one percent"]
+    gated = bool(d.saturation[d.layer].gates)
+    shrinks, activation = getattr(d.cell, "recurrent_scale", 1.0) < 1, getattr(d.cell, "activation", None)
+    hints = {
+        "smaller inputs or input_scale: saturated units pass nothing": float(d.saturation[d.layer].units) > MANY,
+        "a larger bias of the forget gate (LSTM: forget_bias=3), or of the update gate": gated,
+        "recurrent_scale=1: a W that shrinks nothing to begin with": not gated and shrinks,
+        'activation="relu" with recurrent_initializer="identity", and small inputs': not gated and activation == "tanh",
+        "a gated cell: jaxrnn.GRU or jaxrnn.LSTM": not gated,
+    }
+    reach = max(1, int(np.ceil(float(d.one_percent.mean))))
+    return [
+        "What to try, if anything further back than that matters:",
+        *(f"  {hint}" for hint, applies in hints.items() if applies),
+        f"If nothing further back matters: truncate=jaxrnn.Window({reach}) leaves out about one percent",
+    ]
 
 
 def _reach(horizon: Horizon) -> str:

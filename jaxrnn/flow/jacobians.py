@@ -1,21 +1,22 @@
-"""Jacobians of the state: what a change of s_k does to s_t, as singular values, and for long times as norms."""
+"""What a change of s_k does to s_t: Jacobians as singular values, for long times as norms, and Lyapunov exponents."""
 
 from __future__ import annotations
 
-import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from chex import Array, PRNGKey
+from chex import Array, ArrayTree, PRNGKey
 from jax import lax
 from jax.scipy.special import logsumexp
 
 from jaxrnn.arguments import check_positive
 from jaxrnn.cells.base import Local, State
-from jaxrnn.flow.sequence import Observed, layer_index, observe
-from jaxrnn.layer.associative import flatten, unflatten
-from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step
+from jaxrnn.flow.sequence import Observed, compiled, layer_index, observe
+from jaxrnn.layer.associative import flatten, times_jacobian, unflatten
+from jaxrnn.layer.masking import Flags
+from jaxrnn.layer.prepared import PreparedCell
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
@@ -27,6 +28,14 @@ class Norms(NamedTuple):
     error: Array  # its standard error, over probes and batch, [L + 1]
 
 
+class Lyapunov(NamedTuple):
+    """Holds exponents in nats per step, largest first, and what is known of their error."""
+
+    exponents: Array  # [m]
+    error: Array  # standard error of the mean over segments and batch, [m]
+
+
+@compiled("layer", "lags")
 def jacobians(
     net: Network,
     params: NetworkParams,
@@ -68,33 +77,19 @@ def jacobians(
     >>> bool(jnp.allclose(values, 1, atol=1e-5))
     True
     """
-    return _jacobians(net, layer, lags, params, Batch(inputs, mask=mask, reset=reset), state)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _jacobians(
-    net: Network,
-    layer: int,
-    lags: int | None,
-    params: NetworkParams,
-    batch: Batch,
-    state: tuple[State, ...] | None,
-) -> Array:
-    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
-    L = _lags(observed, lags)
-    numbers = flatten(observed.setup.state[layer])  # [*batch, n]
-    n = numbers.shape[-1]
-    rows = jnp.broadcast_to(jnp.eye(n, dtype=numbers.dtype)[:, None], (n, numbers.size // n, n))
-    rows = rows.reshape(n, *numbers.shape)
+    prepared, start, steps = _last_steps(net, params, Batch(inputs, mask=mask, reset=reset), state, layer, lags)
+    *batch, n = flatten(start).shape
 
     def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
-        rows = jax.vmap(lambda row: _back(observed, layer, row, x))(rows)
-        return rows, jnp.linalg.svd(jnp.moveaxis(rows, 0, -2), compute_uv=False)
+        rows = times_jacobian(prepared, rows, start, *x)  # [*batch, n, n]
+        return rows, jnp.linalg.svd(rows, compute_uv=False)
 
-    _, values = lax.scan(step, rows, _last(observed, layer, L), reverse=True)
+    unit_vectors = jnp.broadcast_to(jnp.eye(n, dtype=flatten(start).dtype), (*batch, n, n))
+    _, values = lax.scan(step, unit_vectors, steps, reverse=True)
     return jnp.concatenate([jnp.ones_like(values[:1]), values[::-1]])
 
 
+@compiled("layer", "lags", "probes")
 def jacobian_norms(
     net: Network,
     params: NetworkParams,
@@ -139,38 +134,24 @@ def jacobian_norms(
     check_positive("probes", probes)
     if probes < 2:
         raise ValueError(f"probes must be two at least, to have an error, got {probes}")
-    return _jacobian_norms(net, (layer, lags, probes), key, params, Batch(inputs, mask=mask, reset=reset), state)
+    prepared, start, steps = _last_steps(net, params, Batch(inputs, mask=mask, reset=reset), state, layer, lags)
+    numbers = flatten(start)  # [*batch, n]
 
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _jacobian_norms(
-    net: Network,
-    choices: tuple[int, int | None, int],
-    key: PRNGKey,
-    params: NetworkParams,
-    batch: Batch,
-    state: tuple[State, ...] | None,
-) -> Norms:
-    layer, lags, probes = choices
-    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
-    L = _lags(observed, lags)
-    numbers = flatten(observed.setup.state[layer])  # [*batch, n]
-    v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
+    def normalize(v: Array, logs: Array | float) -> tuple[Array, Array]:
+        size = jnp.linalg.norm(v, axis=-1, keepdims=True)
+        # A reset leaves zero for ever: its logarithm is -inf, and must not become NaN by being divided.
+        return v / jnp.where(size > 0, size, 1), logs + jnp.log(size[..., 0])
 
     def step(carry: tuple[Array, Array], x: tuple[Local, Flags]) -> tuple[tuple[Array, Array], Array]:
         v, logs = carry
-        v = jax.vmap(lambda row: _back(observed, layer, row, x))(v)
-        size = jnp.linalg.norm(v, axis=-1, keepdims=True)
-        # A reset leaves zero for ever: its logarithm is -inf, and must not become NaN by being divided.
-        v = v / jnp.where(size > 0, size, 1)
-        logs = logs + jnp.log(size[..., 0])
+        v, logs = normalize(times_jacobian(prepared, v, start, *x), logs)
         return (v, logs), logs
 
-    size = jnp.linalg.norm(v, axis=-1, keepdims=True)
-    first = jnp.log(size[..., 0])
-    _, logs = lax.scan(step, (v / size, first), _last(observed, layer, L), reverse=True)
-    logs = 2 * jnp.concatenate([first[None], logs[::-1]]).reshape(L + 1, -1)  # of |v P|^2, [L + 1, probes * batch]
-    return _estimate(logs, numbers.shape[-1])
+    v = jax.random.normal(key, (probes, *numbers.shape), numbers.dtype)
+    v, first = normalize(jnp.moveaxis(v, 0, -2), 0.0)
+    _, logs = lax.scan(step, (v, first), steps, reverse=True)
+    logs = 2 * jnp.concatenate([first[None], logs[::-1]])  # of |v P|^2, [L + 1, *batch, probes]
+    return _estimate(logs.reshape(logs.shape[0], -1), numbers.shape[-1])
 
 
 def _estimate(logs: Array, n: int) -> Norms:
@@ -182,22 +163,110 @@ def _estimate(logs: Array, n: int) -> Norms:
     return Norms(0.5 * (mean - jnp.log(n)), error)
 
 
-def _back(observed: Observed, layer: int, row: Array, x: tuple[Local, Flags]) -> Array:
-    """Takes one adjoint [*batch, n] back through one step: v ds_t/ds_{t-1}."""
-    local, flags = x
-    adjoint = Adjoint(unflatten(row, observed.setup.state[layer]), None)
-    return flatten(adjoint_step(observed.setup.stack.layers[layer], adjoint, None, local, flags)[0].state)
-
-
-def _last(observed: Observed, layer: int, lags: int) -> tuple[Local, Flags]:
-    return jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
-
-
-def _lags(observed: Observed, lags: int | None) -> int:
-    steps = observed.setup.steps.shape[0]
-    if lags is None:
-        return steps
+def _last_steps(
+    net: Network, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None, layer: int, lags: int | None
+) -> tuple[PreparedCell, State, tuple[Local, Flags]]:
+    """Returns a layer, its s_0, and what takes an adjoint back through each of the last L steps."""
+    observed, layer = observe(net, params, batch, state), layer_index(net, layer)
+    T = observed.setup.steps.shape[0]
+    lags = T if lags is None else lags
     check_positive("lags", lags)
-    if lags > steps:
-        raise ValueError(f"lags must not be more than the T = {steps} steps there are, got {lags}")
-    return lags
+    if lags > T:
+        raise ValueError(f"lags must not be more than the T = {T} steps there are, got {lags}")
+    steps = jax.tree.map(lambda leaf: leaf[-lags:], (observed.layers[layer].local, observed.setup.steps.flags))
+    return observed.setup.stack.layers[layer], observed.setup.state[layer], steps
+
+
+@compiled("layer", "count", "skip", "every", "segments")
+def lyapunov_exponents(
+    net: Network,
+    params: NetworkParams,
+    inputs: Array,
+    state: tuple[State, ...] | None = None,
+    *,
+    layer: int = -1,
+    count: int | None = None,
+    skip: int | None = None,
+    every: int = 1,
+    segments: int = 10,
+) -> Lyapunov:
+    """Computes the Lyapunov exponents of a network driven by its inputs, by the QR method.
+
+        Q_t R_t = J_t Q_{t-1}        J_t = ds_t/ds_{t-1}        lambda_i = mean_t log |R_t[i, i]|
+
+    The largest tells what becomes of a small change over many steps: below zero it is forgotten, at a rate of e-folds
+    per step, and so is the gradient on its way back; above zero the network is chaotic, and gradients explode.
+
+    Args:
+        net, params, inputs, state: as for `jaxrnn.value_and_grad`; without masks and resets, which have no long run.
+            A long sequence of the inputs that the network will see: exponents belong to both of them.
+        layer: which one; its inputs are held as they are.
+        count: m, how many exponents; by default all n numbers of a state.
+        skip: steps before counting begins, while states and directions settle: a tenth of T by default.
+        every: steps between factorizations; more is faster, and loses the small exponents to rounding.
+        segments: into how many parts of the sequence the figures are split to see how much they vary.
+
+    Returns:
+        `Lyapunov`. The error takes the parts for independent, which holds where they are long.
+
+    Raises:
+        TypeError, ValueError: as for `jaxrnn.value_and_grad`; a network with bidirectional layers; a count beyond n;
+            too few steps for one factorization in every segment; fewer than two segments.
+
+    Source: Benettin et al. (1980), "Lyapunov characteristic exponents for smooth dynamical systems"; for recurrent
+    networks Vogt et al. (2020), "On Lyapunov exponents for RNNs", and Engelken, Wolf & Abbott (2020), "Lyapunov spectra
+    of chaotic recurrent neural networks".
+
+    >>> import jax, jax.numpy as jnp, jaxrnn, jaxrnn.flow
+    >>> cell = jaxrnn.Elman(3, 4, recurrent_scale=0.5)  # W is 0.5 times an orthogonal matrix
+    >>> net = jaxrnn.Network((cell,), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
+    >>> found = jaxrnn.flow.lyapunov_exponents(net, net.init(jax.random.key(0)), jnp.zeros((100, 3)))
+    >>> bool(jnp.allclose(found.exponents, jnp.log(0.5)))
+    True
+    """
+    check_positive("every", every)
+    check_positive("segments", segments)
+    if segments < 2:
+        raise ValueError(f"segments must be two at least, to have an error, got {segments}")
+    observed, layer = observe(net, params, Batch(inputs), state), layer_index(net, layer)
+    n, T = flatten(observed.setup.state[layer]).shape[-1], observed.setup.steps.shape[0]
+    m = n if count is None else count
+    if not 1 <= m <= n:
+        raise ValueError(f"count must lie in 1 .. {n}, the numbers of a state, got {count}")
+    skip = T // 10 if skip is None else skip
+    parts = (T - skip) // (segments * every)
+    if parts < 1:
+        raise ValueError(
+            f"inputs must have {segments * every + skip} steps at least, got {T}: {skip} to settle, and {every} in "
+            f"each of {segments} segments"
+        )
+    logs = _log_stretching(observed, layer, m, every, T - segments * parts * every)
+    means = logs.reshape(segments, parts, -1, m).mean(1).reshape(-1, m) / every
+    means = means[:, jnp.argsort(-means.mean(0))]
+    return Lyapunov(means.mean(0), means.std(0, ddof=1) / math.sqrt(means.shape[0]))
+
+
+def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling: int) -> Array:
+    """Computes log |R[i, i]| of every factorization, [count, *batch, m], the first `settling` steps left out."""
+    prepared, seen, like = observed.setup.stack.layers[layer], observed.layers[layer], observed.setup.state[layer]
+    numbers = flatten(like)
+
+    def ahead(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, None]:
+        """Multiplies J_t with each of the columns [m, *batch, n]."""
+        previous, projected = x
+        _, push = jax.linearize(lambda s: flatten(prepared.cell.step(prepared.operands, s, projected)), previous)
+        return jax.vmap(lambda column: push(unflatten(column, like)))(columns), None
+
+    def factorize(columns: Array) -> tuple[Array, Array]:
+        Q, R = jnp.linalg.qr(jnp.moveaxis(columns, 0, -1))  # [*batch, n, m], [*batch, m, m]
+        return jnp.moveaxis(Q, -1, 0), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
+
+    def several(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, Array]:
+        return factorize(lax.scan(ahead, columns, x)[0])
+
+    xs = seen.previous, prepared.cell.project(prepared.operands, seen.fed)
+    early = jax.tree.map(lambda leaf: leaf[:settling, None], xs)  # factorized at every step
+    late = jax.tree.map(lambda leaf: leaf[settling:].reshape(-1, every, *leaf.shape[1:]), xs)
+    columns, _ = factorize(jax.random.normal(jax.random.key(0), (m, *numbers.shape), numbers.dtype))
+    columns, _ = lax.scan(several, columns, early)
+    return lax.scan(several, columns, late)[1]

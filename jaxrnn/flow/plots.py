@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,9 +53,7 @@ def terms(norms: np.ndarray, weight: str = "W") -> Figure:
 
 def delta_norms(flow: Sequence[StepNorms]) -> Figure:
     """Draws |delta_t| and |dE/ds_t| through time, for every layer, from `value_and_grad(..., return_flow=True)`."""
-    figure = empty_figure(8, 4.2)
-    _delta_norms(figure.subplots(), flow)
-    return figure
+    return _alone(_delta_norms, flow)
 
 
 def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
@@ -64,16 +62,12 @@ def jacobian_spectrum(singular_values: np.ndarray) -> Figure:
     Args:
         singular_values: [L + 1, n], largest first.
     """
-    figure = empty_figure(8, 4.2)
-    _spectrum(figure.subplots(), singular_values)
-    return figure
+    return _alone(_spectrum, singular_values)
 
 
 def lyapunov_spectrum(exponents: np.ndarray, error: np.ndarray) -> Figure:
     """Draws the exponents [m] in order, with their standard errors; above zero small changes grow."""
-    figure = empty_figure(8, 4.2)
-    _lyapunov(figure.subplots(), exponents, error)
-    return figure
+    return _alone(_lyapunov, exponents, error)
 
 
 def gradient_flow(diagnosis: Diagnosis, title: str = "Gradient flow") -> Figure:
@@ -87,7 +81,14 @@ def gradient_flow(diagnosis: Diagnosis, title: str = "Gradient flow") -> Figure:
     _delta_norms(axes[1, 0], d.flow)
     _spectrum(axes[1, 1], d.singular_values, (d.norms.log, d.norms.error))
     _lyapunov(axes[2, 0], d.lyapunov.exponents, d.lyapunov.error)
-    _words(axes[2, 1], str(d))
+    axes[2, 1].axis("off")
+    axes[2, 1].text(0, 1, str(d), transform=axes[2, 1].transAxes, va="top", family="monospace", fontsize=8, wrap=True)
+    return figure
+
+
+def _alone(draw: Callable[..., None], *arguments: Any) -> Figure:
+    figure = empty_figure(8, 4.2)
+    draw(figure.subplots(), *arguments)
     return figure
 
 
@@ -100,37 +101,35 @@ def _terms(axes: Axes, norms: np.ndarray, weight: str) -> None:
     image = axes.imshow(
         np.where(np.isfinite(logs), logs, np.nan), cmap="viridis", vmin=max(finite.min(initial=top), top - DECADES),
         vmax=top, aspect="auto" if rows == 1 else "equal", interpolation="nearest",
-        extent=(0.5, T + 0.5, T + 0.5, (T if rows == 1 else 1) - 0.5),
+        extent=(0.5, T + 0.5, T + 0.5, T - rows + 0.5),
     )  # fmt: skip
     axes.set(xlabel="k, the step that is blamed", ylabel="t, the step that errs", title=f"Terms (t, k) of dE/d{weight}")
     add_colour_bar(axes, image, "log10 of the norm")
 
 
 def _profile(axes: Axes, profile: np.ndarray, label: str, diagnosis: Diagnosis | None = None) -> None:
-    lags = np.arange(len(profile))
-    axes.semilogy(lags, profile, color=BLUE, linewidth=1.4)
+    axes.semilogy(np.arange(len(profile)), profile, color=BLUE, linewidth=1.4)
     axes.set(xlabel="lag i, steps back", ylabel=label, title="How far back a loss reaches")
-    finite = profile[np.isfinite(profile) & (profile > 0)]
-    if finite.size:
-        axes.set_ylim(max(finite.min(), finite.max() * 10.0 ** -(2 * DECADES)) / 2, finite.max() * 2)
+    _limit(axes, profile)
     if diagnosis is not None and diagnosis.verdict != "exploding":
         for name, horizon in (("half", diagnosis.half), ("1 %", diagnosis.one_percent)):
+            mean = float(horizon.mean)
             if float(horizon.beyond) < 0.5:
-                axes.axvline(float(horizon.mean), color=ORANGE, linewidth=1, linestyle="--")
-                axes.annotate(f"{name}: {float(horizon.mean):.0f}", (float(horizon.mean), 1),
-                              xycoords=("data", "axes fraction"), xytext=(4, -14), textcoords="offset points",
-                              color=ORANGE, fontsize=9)  # fmt: skip
+                axes.axvline(mean, color=ORANGE, linewidth=1, linestyle="--")
+                axes.annotate(f"{name}: {mean:.0f}", (mean, 1), xycoords=("data", "axes fraction"), xytext=(4, -14),
+                              textcoords="offset points", color=ORANGE, fontsize=9)  # fmt: skip
     hide_frame(axes)
 
 
 def _delta_norms(axes: Axes, flow: Sequence[StepNorms]) -> None:
     for i, norms in enumerate(flow):
-        steps = np.arange(1, len(norms.delta) + 1)
         name = f", layer {i}" if len(flow) > 1 else ""
         fade = 1 - 0.6 * (len(flow) - 1 - i) / len(flow)
         for values, colour, label in ((norms.adjoint, ORANGE, "|dE/ds_t|"), (norms.delta, BLUE, "|delta_t|")):
             shown = np.where(np.asarray(values) > 0, values, np.nan)
-            axes.semilogy(steps, shown, color=colour, alpha=fade, linewidth=1.3, label=label + name)
+            axes.semilogy(
+                np.arange(1, len(shown) + 1), shown, color=colour, alpha=fade, linewidth=1.3, label=label + name
+            )
     axes.set(xlabel="step t", ylabel="norm over units and batch", title="What the sweep carries")
     axes.legend(frameon=False, fontsize=9)
     hide_frame(axes)
@@ -139,31 +138,31 @@ def _delta_norms(axes: Axes, flow: Sequence[StepNorms]) -> None:
 def _spectrum(axes: Axes, values: np.ndarray | None, norms: tuple[ArrayLike, ArrayLike] | None = None) -> None:
     shown = []
     if values is not None:
-        lags, n = np.arange(values.shape[0]), values.shape[1]
+        n = values.shape[1]
         # Smaller than the largest one by the precision of the dtype, a singular value is rounding.
         values = np.where(values > values[:, :1] * 2 * n * np.finfo(values.dtype).eps, values, np.nan)
-        marks = [(0, "largest", 1.0), (n // 10, "tenth", 0.6), (n // 2, "median", 0.8), (n - 1, "smallest", 0.4)]
+        tenth = f"number {n // 10 + 1} of {n}"
+        marks = [(0, "largest", 1.0), (n // 10, tenth, 0.6), (n // 2, "median", 0.8), (n - 1, "smallest", 0.4)]
         for index, label, alpha in marks if n > 3 else marks[:1] + marks[-1:]:
-            axes.semilogy(lags, values[:, index], color=BLUE, alpha=alpha, linewidth=1.3, label=_nth(label, n))
             shown.append(values[:, index])
+            axes.semilogy(np.arange(len(values)), shown[-1], color=BLUE, alpha=alpha, linewidth=1.3, label=label)
     if norms is not None:
         size, error = np.exp(np.asarray(norms[0])), np.asarray(norms[1])
-        axes.fill_between(
-            np.arange(len(size)), size * np.exp(-2 * error), size * np.exp(2 * error), color=ORANGE, alpha=0.3, lw=0
-        )
-        axes.semilogy(np.arange(len(size)), size, color=ORANGE, linewidth=1.3, label="root mean square")
+        lags, low, high = np.arange(len(size)), size * np.exp(-2 * error), size * np.exp(2 * error)
+        axes.fill_between(lags, low, high, color=ORANGE, alpha=0.3, lw=0)
+        axes.semilogy(lags, size, color=ORANGE, linewidth=1.3, label="root mean square")
         shown.append(size)
-    everything = np.concatenate(shown) if shown else np.ones(1)
-    everything = everything[np.isfinite(everything) & (everything > 0)]
-    if everything.size:
-        axes.set_ylim(max(everything.min(), 10.0 ** -(2 * DECADES)) / 2, everything.max() * 2)
+    _limit(axes, np.concatenate(shown), 1.0)
     axes.set(xlabel="lag i, steps back", ylabel="singular values", title="Jacobians ds_T/ds_{T-i}")
     axes.legend(frameon=False, fontsize=9)
     hide_frame(axes)
 
 
-def _nth(label: str, n: int) -> str:
-    return {"tenth": f"number {n // 10 + 1} of {n}"}.get(label, label)
+def _limit(axes: Axes, values: np.ndarray, reference: float | None = None) -> None:
+    """Shows the values that have a logarithm, down to twice DECADES below a reference, by default the largest."""
+    values = values[np.isfinite(values) & (values > 0)]
+    if values.size:
+        axes.set_ylim(max(values.min(), (reference or values.max()) * 10.0 ** -(2 * DECADES)) / 2, values.max() * 2)
 
 
 def _lyapunov(axes: Axes, exponents: ArrayLike, error: ArrayLike) -> None:
@@ -172,8 +171,3 @@ def _lyapunov(axes: Axes, exponents: ArrayLike, error: ArrayLike) -> None:
     axes.errorbar(index, exponents, yerr=2 * np.asarray(error), color=BLUE, fmt="o", markersize=3, linewidth=0.8)
     axes.set(xlabel="number", ylabel="nats per step", title="Lyapunov exponents, with two standard errors")
     hide_frame(axes)
-
-
-def _words(axes: Axes, text: str) -> None:
-    axes.axis("off")
-    axes.text(0, 1, text, transform=axes.transAxes, va="top", family="monospace", fontsize=8, wrap=True)

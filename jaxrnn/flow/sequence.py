@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 from chex import Array
 
 from jaxrnn.cells.base import Local, State
@@ -14,6 +17,26 @@ from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.passes import backward, forward, inputs_of
 from jaxrnn.network.setup import Setup, Sums, checked, set_up
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def compiled(*options: str) -> Callable[[View], View]:
+    """Compiles a view, once for equal networks and equal values of the options named, which are given by keyword."""
+
+    def compile_view(view: View) -> View:
+        run = jax.jit(view, static_argnames=("net", *options))
+
+        @functools.wraps(view)
+        def checked(*arguments: Any, **given: Any) -> Any:
+            for name, value in given.items():
+                if name in options and not isinstance(value, Hashable):
+                    raise TypeError(f"{name} must be a plain number, got {value!r} ({type(value).__name__})")
+            return run(*arguments, **given)
+
+        return checked  # type: ignore[return-value]
+
+    return compile_view
 
 
 class Linearized(NamedTuple):
@@ -48,14 +71,15 @@ def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[Stat
     setup = set_up(net, params, checked(net, params, batch, state), ScanOptions(return_adjoints=True))
     final, residuals = forward(setup.stack, "none", setup.state, setup.steps)
     *fed, top = inputs_of(setup.stack, setup.steps, residuals)
-    layers = []
-    for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True):
-        layers.append(Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept)))
+    layers = tuple(
+        Linearized(x, *linearize_segment(layer, x, setup.steps.flags, kept))
+        for layer, x, kept in zip(setup.stack.layers, fed, residuals, strict=True)
+    )
     sums, g = setup.ask_last(final, setup.zeros), None
     if setup.steps.loss is not None:
         E, g, readout = setup.loss.backward(top, setup.steps.loss)
         sums = sums._replace(E=E, grads=sums.grads._replace(readout=readout))
-    return Observed(setup, residuals, tuple(layers), sums, g)
+    return Observed(setup, residuals, layers, sums, g)
 
 
 def take_back(observed: Observed) -> tuple[Reversed, ...]:

@@ -1,8 +1,10 @@
-"""The double sum: every term (t, k) of the gradient, the step t that errs and the step k that is blamed."""
+"""The double sum: every term (t, k) of the gradient, the step t that errs and the step k that is blamed.
+
+And its horizon: how many steps back the gradient of a loss reaches.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -11,13 +13,12 @@ import jax.numpy as jnp
 from chex import Array, ArrayTree
 from jax import lax
 
-from jaxrnn.arguments import check_positive
+from jaxrnn.arguments import as_array, check_positive
 from jaxrnn.cells.base import Deltas, Params, State, hidden_of
-from jaxrnn.flow.products import norm, weight_norms
-from jaxrnn.flow.sequence import Linearized, Observed, observe
+from jaxrnn.flow.norms import norm, weight_norms
+from jaxrnn.flow.sequence import Observed, compiled, observe
 from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.memory import nbytes
-from jaxrnn.layer.prepared import PreparedCell
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.passes import backward, every_step, weight_grads
@@ -39,6 +40,16 @@ class Terms(NamedTuple):
     values: tuple[Deltas, ...] | None  # per layer delta_{t,k} itself, [T, T, *batch, ...], where asked for
 
 
+class Horizon(NamedTuple):
+    """Says how far back losses reach, in steps."""
+
+    mean: Array  # over the losses counted
+    spread: Array  # their standard deviation
+    beyond: Array  # the share that had not fallen under the fraction by the first step: the mean is a lower bound then
+    steps: Array  # of every loss t, [T]; t + 1 where it is beyond
+
+
+@compiled("block", "return_values")
 def terms(
     net: Network,
     params: NetworkParams,
@@ -87,48 +98,28 @@ def terms(
     """
     if block is not None:
         check_positive("block", block)
-    return _terms(net, block, return_values, params, Batch(inputs, targets, weights, mask, reset), state)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _terms(
-    net: Network,
-    block: int | None,
-    return_values: bool,
-    params: NetworkParams,
-    batch: Batch,
-    state: tuple[State, ...] | None,
-) -> Terms:
-    observed = observe(net, params, batch, state)
-    T = observed.setup.steps.shape[0]
-    if net.last_step:
-        rows = jnp.array([[T - 1]])
-    else:
-        R = min(T, block or _block(observed))
-        # Rows of number T fill the last block up: no loss stands there, so they are all zero.
-        rows = jnp.pad(jnp.arange(T), (0, -T % R), constant_values=T).reshape(-1, R)
+    observed = observe(net, params, Batch(inputs, targets, weights, mask, reset), state)
+    setup, T = observed.setup, observed.setup.steps.shape[0]
+    R = min(T, block or _block(observed))
+    # Rows of number T fill the last block up: no loss stands there, so they are all zero.
+    rows = jnp.pad(jnp.arange(T), (0, -T % R), constant_values=T).reshape(-1, R)
+    rows, count = (jnp.array([[T - 1]]), 1) if net.last_step else (rows, T)
 
     def add_block(total: ArrayTree, rows: Array) -> tuple[ArrayTree, tuple]:
-        sums, starts, norms, values = _take_rows_back(observed, rows)
-        return jax.tree.map(jnp.add, total, (sums, starts)), (norms, values if return_values else None)
+        sums, norms, values = _take_rows_back(observed, rows)
+        return jax.tree.map(jnp.add, total, sums), (norms, values if return_values else None)
 
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(lambda: _take_rows_back(observed, rows[0])[:2]),
-    )
-    (sums, starts), (norms, values) = lax.scan(add_block, zeros, rows)
-    in_rows = functools.partial(_in_rows, count=1 if net.last_step else T)
-    deltas, adjoints, weights = jax.tree.map(in_rows, norms)
-    setup = observed.setup
+    def in_rows(leaf: Array) -> Array:
+        """Reshapes [blocks, T, R, ...], k before t, to [T, T, ...]."""
+        leaf = jnp.moveaxis(leaf, 1, 2)
+        return leaf.reshape(-1, *leaf.shape[2:])[:count]
+
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(lambda: _take_rows_back(observed, rows[0])[0]))
+    (sums, starts), found = lax.scan(add_block, zeros, rows)
+    (deltas, adjoints, sizes), values = jax.tree.map(in_rows, found)
     layers = weight_grads(setup.stack, setup.steps, observed.residuals, sums)
-    grads = observed.sums.grads._replace(layers=layers, state=observed.setup.learned_grads(starts))
-    return Terms(deltas, adjoints, weights, grads, jax.tree.map(in_rows, values))
-
-
-def _in_rows(leaf: Array, count: int) -> Array:
-    """Reshapes [blocks, T, R, ...], k before t, to [T, T, ...]."""
-    leaf = jnp.moveaxis(leaf, 1, 2)
-    return leaf.reshape(-1, *leaf.shape[2:])[:count]
+    grads = observed.sums.grads._replace(layers=layers, state=setup.learned_grads(starts))
+    return Terms(deltas, adjoints, sizes, grads, values)
 
 
 def _block(observed: Observed) -> int:
@@ -137,47 +128,82 @@ def _block(observed: Observed) -> int:
     return max(1, BLOCK_BYTES // (4 * nbytes(observed.sums.adjoints) + 16 * examples * examples))
 
 
-def _take_rows_back(observed: Observed, rows: Array) -> tuple[tuple, tuple, tuple, tuple]:
+def _take_rows_back(observed: Observed, rows: Array) -> tuple[tuple, tuple, tuple]:
     """Takes the errors of some rows t [R] back to the first step, side by side.
 
     Returns:
-        sum_t delta_{t,k} per layer [T, *batch, ...]; the adjoints of the states before the first step, summed over t;
+        The sums over t of delta_{t,k} per layer, [T, *batch, ...], and of the adjoints before the first step;
         norms [T, R] of delta, dE_t/ds_k and the terms; and delta_{t,k} [T, R, *batch, ...].
     """
     stack, steps = observed.setup.stack, observed.setup.steps
-    R, T = rows.shape[0], steps.shape[0]
-    last = jnp.where(rows == T - 1, 1, 0)
-    adjoints = jax.tree.map(
-        lambda leaf: last.reshape(R, *(1,) * leaf.ndim).astype(leaf.dtype) * leaf, observed.sums.adjoints
-    )
+    T = steps.shape[0]
 
     def step(adjoints: tuple[Adjoint, ...], x: tuple) -> tuple[tuple[Adjoint, ...], tuple]:
         k, g, steps, residuals, seen = x
 
         def one(t: Array, adjoints: tuple[Adjoint, ...]) -> tuple[tuple, tuple, tuple]:
             found, _ = backward(stack, adjoints, steps, residuals, None if g is None else jnp.where(t == k, g, 0))
-            after, deltas = zip(*((each.step_adjoints.after, each.deltas) for each in found), strict=True)
-            return tuple(each.adjoint for each in found), *jax.tree.map(lambda leaf: leaf[0], (after, deltas))
+            deltas = tuple(each.deltas for each in found)
+            norms = (
+                tuple(map(norm, deltas)),
+                tuple(norm(each.step_adjoints.after) for each in found),
+                tuple(weight_norms(*each) for each in zip(stack.layers, *seen, deltas, strict=True)),
+            )
+            return tuple(each.adjoint for each in found), norms, jax.tree.map(lambda leaf: leaf[0], deltas)
 
-        adjoints, after, deltas = jax.vmap(one)(rows, adjoints)
-        norms = (
-            tuple(map(jax.vmap(norm), deltas)),
-            tuple(map(jax.vmap(norm), after)),
-            tuple(map(_term_norms, stack.layers, seen, deltas)),
-        )
+        adjoints, norms, deltas = jax.vmap(one)(rows, adjoints)
         return adjoints, (jax.tree.map(lambda leaf: leaf.sum(0), deltas), norms, deltas)
 
+    def at_the_end(t: Array) -> tuple[Adjoint, ...]:
+        return jax.tree.map(lambda leaf: jnp.where(t == T - 1, leaf, 0), observed.sums.adjoints)
+
     one_each, residuals = every_step(steps, observed.residuals)
-    g = None if observed.g is None else observed.g[:, None]
-    seen = tuple(each._replace(local=None) for each in observed.layers)
+    seen = [each.fed for each in observed.layers], [each.previous for each in observed.layers]
+    g, seen = jax.tree.map(lambda leaf: leaf[:, None], (observed.g, seen))
     xs = jnp.arange(T), g, one_each, residuals, seen
-    adjoints, (sums, norms, deltas) = lax.scan(step, adjoints, xs, reverse=True)
-    return sums, jax.tree.map(lambda leaf: leaf.sum(0), adjoints), norms, deltas
+    adjoints, (sums, norms, deltas) = lax.scan(step, jax.vmap(at_the_end)(rows), xs, reverse=True)
+    return (sums, jax.tree.map(lambda leaf: leaf.sum(0), adjoints)), norms, deltas
 
 
-def _term_norms(layer: PreparedCell, seen: Linearized, deltas: Deltas) -> Params:
-    """Computes the norms of a layer's terms at one step k, for deltas [R, *batch, ...]: per weight, [R]."""
-    fed, previous, _ = jax.tree.map(lambda leaf: leaf[None], seen)
-    return jax.vmap(lambda delta: weight_norms(layer, fed, previous, jax.tree.map(lambda leaf: leaf[None], delta)))(
-        deltas
-    )
+def horizon(norms: Array, fraction: float = 0.01, history: int | None = None) -> Horizon:
+    """Counts the steps back until the gradient of a loss has fallen under a fraction of what it was at the loss.
+
+        horizon_t = min {i : |dE_t/ds_{t-j}| < fraction |dE_t/ds_t| for all j >= i}
+
+    averaged over the losses that have enough steps before them to tell. What happened further back is drowned by what
+    is near: a network whose task has longer dependencies will hardly learn them from here.
+
+    Args:
+        norms: |dE_t/ds_k|, [T, T], as `terms` gives them in `adjoints`; one row, [1, T], for a single loss at the end.
+        fraction: of the norm at the loss itself, between 0 and 1.
+        history: how many steps a loss must have before it to be counted: T/2 by default.
+
+    Returns:
+        `Horizon`. Losses that are zero, as on masked steps, are not counted.
+
+    Raises:
+        ValueError: norms of another shape, a fraction outside (0, 1), no loss left to be counted.
+
+    >>> import jax.numpy as jnp, jaxrnn.flow
+    >>> steps = jnp.arange(40)
+    >>> norms = jnp.where(steps <= steps[:, None], 0.5 ** (steps[:, None] - steps), 0.0)  # halved with every step back
+    >>> float(jaxrnn.flow.horizon(norms, fraction=0.01).mean)
+    7.0
+    """
+    norms = as_array("norms", norms)
+    if norms.ndim != 2 or norms.shape[0] not in (1, norms.shape[1]):
+        raise ValueError(f"norms must be [T, T], or [1, T] for one loss at the end, got {norms.shape}")
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    rows, T = norms.shape
+    history = T // 2 if history is None else history
+    if not 0 <= history < T:
+        raise ValueError(f"history must lie in 0 .. T - 1 = {T - 1}, got {history}")
+    t = jnp.arange(T - rows, T)
+    at_the_loss = jnp.diagonal(norms, T - rows)  # [rows]
+    reached = (norms >= fraction * at_the_loss[:, None]) & (at_the_loss > 0)[:, None]
+    first = jnp.argmax(reached, axis=1)  # the earliest step that is still reached
+    steps = jnp.where(reached.any(1), t - first + 1, 0)
+    counted = (t >= history) & (at_the_loss > 0)
+    beyond = jnp.mean(first == 0, where=counted)
+    return Horizon(jnp.mean(steps, where=counted), jnp.std(steps, where=counted), beyond, steps)

@@ -13,6 +13,7 @@ from jax import lax
 from jaxrnn.cells.base import Deltas, Local, State, add_to_hidden
 from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step
 from jaxrnn.layer.prepared import PreparedCell
+from jaxrnn.layer.scan import Residuals, previous_states
 
 # From here on a warning says what the Jacobians take; lax.associative_scan holds about three times as much.
 WARN_BYTES = 2**30
@@ -31,34 +32,45 @@ def scan_adjoints(
     backwards = not layer.options.reverse
     J = jacobians(layer, adjoint.state, local, flags)  # [K, *batch, n, n]
     asked = jax.tree.map(lambda leaf: jnp.zeros((J.shape[0], *leaf.shape), leaf.dtype), adjoint.state)
-    asked = asked if g is None else add_to_hidden(asked, g)
-    J, v = solve(J, jnp.einsum("...i,...ij->...j", flatten(asked), J), backwards)
+    asked = flatten(asked if g is None else add_to_hidden(asked, g))
+    J, v = solve(J, jnp.einsum("...i,...ij->...j", asked, J), backwards)
     c = jnp.einsum("...i,...ij->...j", flatten(adjoint.state), J) + v  # [K, *batch, n], before each step
-    before = unflatten(c, asked)
-    after = jax.tree.map(lambda last, rest: _shifted(last, rest, backwards), adjoint.state, before)
+    before = unflatten(c, adjoint.state)
+    after = previous_states(Residuals(adjoint.state, before, None), backwards)
     # Every step once more, all of them at once: for the deltas, and for what reaches the initial state through resets.
     at_resets, deltas, _ = adjoint_step(layer, Adjoint(after, None), g, local, flags)
     first = jax.tree.map(lambda leaf: leaf[0 if backwards else -1], before)
     return Adjoint(first, jax.tree.map(lambda s, cut: s + cut.sum(0), adjoint.initial, at_resets.initial)), deltas
 
 
-def jacobians(layer: PreparedCell, state: State, local: Local, flags: Flags) -> Array:
-    """Forms J_t of every step, [K, *batch, n, n], in row i dE/ds_{t-1} for dE/ds_t the i-th unit vector.
+def jacobians(layer: PreparedCell, state: State, local: Local, flags: Flags, rows: Array | None = None) -> Array:
+    """Forms v J_t of every step for each of the rows v [m, n], [K, *batch, m, n]; by default J_t, from unit vectors.
 
-    A masked step's is the identity, and that of a step with a reset is zero; n counts all numbers of one state.
+    A masked step's J_t is the identity, and that of a step with a reset is zero; n counts all numbers of one state.
     """
     steps = jax.tree.leaves(local)[0].shape[0]
-    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((steps, *leaf.shape), leaf.dtype), state)
-    leading = jax.tree.leaves(like)[0].shape[:-1]
-    n = sum(leaf.shape[-1] for leaf in jax.tree.leaves(like))
-    dtype = jax.tree.leaves(like)[0].dtype
-    _warn(math.prod(leading) * n * n * dtype.itemsize, leading, n)
+    numbers = flatten(state)
+    *batch, n = numbers.shape
+    rows = jnp.eye(n, dtype=numbers.dtype) if rows is None else rows.astype(numbers.dtype)
+    size = math.prod((steps, *batch, *rows.shape)) * rows.dtype.itemsize
+    if size > WARN_BYTES:
+        warnings.warn(
+            f"the Jacobians of all steps, {(steps, *batch)} of {rows.shape[0]} x {n}, take {size:,} bytes; "
+            f"the sequential scan takes none",
+            stacklevel=2,
+        )
 
-    def row(unit: Array) -> Array:
-        after = unflatten(jnp.broadcast_to(unit, (*leading, n)), like)
-        return flatten(adjoint_step(layer, Adjoint(after, None), None, local, flags)[0].state)
+    return times_jacobian(layer, jnp.broadcast_to(rows, (steps, *batch, *rows.shape)), state, local, flags)
 
-    return jax.vmap(row, out_axes=-2)(jnp.eye(n, dtype=dtype))
+
+def times_jacobian(layer: PreparedCell, rows: Array, like: State, local: Local, flags: Flags) -> Array:
+    """Computes v J_t for each of the rows v, [..., m, n], of one step or of several side by side."""
+
+    def back(row: Array) -> Array:
+        adjoint = Adjoint(unflatten(row, like), None)
+        return flatten(adjoint_step(layer, adjoint, None, local, flags)[0].state)
+
+    return jax.vmap(back, -2, -2)(rows)
 
 
 def solve(J: Array, v: Array, reverse: bool = False) -> tuple[Array, Array]:
@@ -80,16 +92,3 @@ def unflatten(numbers: Array, like: State) -> State:
     leaves, structure = jax.tree.flatten(like)
     edges = [sum(leaf.shape[-1] for leaf in leaves[: i + 1]) for i in range(len(leaves) - 1)]
     return jax.tree.unflatten(structure, jnp.split(numbers, edges, -1))
-
-
-def _shifted(last: Array, rest: Array, reverse: bool) -> Array:
-    order = [rest[1:], last[None]] if reverse else [last[None], rest[:-1]]
-    return lax.concatenate(order, 0)
-
-
-def _warn(size: int, leading: tuple[int, ...], n: int) -> None:
-    if size > WARN_BYTES:
-        warnings.warn(
-            f"the Jacobians of all steps, {leading} of {n} x {n}, take {size:,} bytes; the sequential scan takes none",
-            stacklevel=2,
-        )

@@ -61,11 +61,9 @@ class Bidirectional:
         for name, cell in (("forward", self.forward), ("backward", self.backward)):
             if not isinstance(cell, Cell):
                 raise TypeError(f"{name} must be a jaxrnn.Cell, got {type(cell).__name__}")
-        sizes = [(cell.inputs, cell.hidden) for cell in (self.forward, self.backward)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(
-                f"forward and backward must have the same inputs and hidden, got {sizes[0]} and {sizes[1]}"
-            )
+        ahead, back = ((cell.inputs, cell.hidden) for cell in (self.forward, self.backward))
+        if ahead != back:
+            raise ValueError(f"forward and backward must have the same inputs and hidden, got {ahead} and {back}")
 
     @property
     def inputs(self) -> int:
@@ -97,9 +95,7 @@ class Bidirectional:
 
     def split(self, g: Array) -> tuple[Array, Array]:
         """Returns what the outputs [..., 2H] or [..., H] ask of the hidden states of both: the adjoint of `join`."""
-        if self.merge == "sum":
-            return g, g
-        forward, backward = jnp.split(g, 2, -1)
+        forward, backward = jnp.split(g, 2, -1) if self.merge == "concatenate" else (g, g)
         return forward, backward
 
 

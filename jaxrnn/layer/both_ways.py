@@ -48,10 +48,9 @@ def prepare_layer(
         return prepare_cell(layer, params, dtype, dropout_mask, initial, options)
     masks, initials = dropout_mask or (None, None), initial or (None, None)
     forward = prepare_cell(layer.forward, params.forward, dtype, masks[0], initials[0], options)
-    backward = options._replace(reverse=True)
-    return PreparedPair(
-        layer, forward, prepare_cell(layer.backward, params.backward, dtype, masks[1], initials[1], backward)
-    )
+    options = options._replace(reverse=True)
+    backward = prepare_cell(layer.backward, params.backward, dtype, masks[1], initials[1], options)
+    return PreparedPair(layer, forward, backward)
 
 
 def forward_pair(
@@ -73,21 +72,17 @@ def reverse_pair(
 ) -> Reversed:
     """Takes both directions back through all steps: the twin of `jaxrnn.layer.bptt.reverse_segment`."""
     calls = split_directions(LayerCall(inputs, residuals.state, flags))
-    initials = adjoint.initial or (None, None)
     asked = (None, None) if g is None else pair.layer.split(g)
-    found = []
-    for i, (layer, kept) in enumerate(zip(pair[1:], residuals[2:], strict=True)):
-        carry = zero_grads(layer.params), Adjoint(adjoint.state[i], initials[i])
-        found.append(backward_layer(layer, calls[i], asked[i], kept, carry))
-    ((grads, before), dx), ((grads_backward, after), dx_backward) = found
-    state = before.state, after.state
-    initial = None if adjoint.initial is None else (before.initial, after.initial)
-    dx = jax.tree.map(jnp.add, dx, dx_backward)
+    after = map(Adjoint, adjoint.state, adjoint.initial or (None, None))
+    found = [
+        backward_layer(layer, call, g, kept, (zero_grads(layer.params), own))
+        for layer, call, g, kept, own in zip(pair[1:], calls, asked, residuals[2:], after, strict=True)
+    ]
+    carries, dx = zip(*found, strict=True)
+    grads, before = zip(*carries, strict=True)
+    state, initial = zip(*before, strict=True)
+    adjoint = Adjoint(state, None if adjoint.initial is None else initial)
+    dx = jax.tree.map(jnp.add, *dx)
     return Reversed(
-        Adjoint(state, initial),
-        BidirectionalParams(grads, grads_backward),
-        dx,
-        deltas=None,
-        step_adjoints=StepAdjoints(None, None),
-        norms=None,
+        adjoint, BidirectionalParams(*grads), dx, deltas=None, step_adjoints=StepAdjoints(None, None), norms=None
     )

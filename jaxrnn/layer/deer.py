@@ -18,9 +18,9 @@ from jaxrnn.cells.base import Cell, Local, Params, State, StepResiduals, hidden_
 from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
 from jaxrnn.layer.bptt import reverse_segment
 from jaxrnn.layer.forward_mode import reverse_mode_only
-from jaxrnn.layer.masking import Adjoint, Flags, adjoint_step, enter, leave
+from jaxrnn.layer.masking import Adjoint, Flags, enter, leave
 from jaxrnn.layer.prepared import Backward, PreparedCell, ScanOptions, check_backward
-from jaxrnn.layer.scan import Residuals, forward_segment, previous_states
+from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.sharding import layer_spec, vary_alike, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, check_call, prepare_call
 
@@ -40,7 +40,7 @@ class NewtonOptions(NamedTuple):
     damping: float
     tolerance: float
     iterations: int
-    backward: Backward
+    scan: ScanOptions
 
 
 def deer(
@@ -114,7 +114,7 @@ def deer(
     def run(params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
         call = check_call(cell, params, call, compute_dtype)
         enough = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps)) if tolerance is None else tolerance
-        options = NewtonOptions(diagonal, damping, enough, iterations, backward)
+        options = NewtonOptions(diagonal, damping, enough, iterations, ScanOptions(backward=backward))
         params, call = vary_alike((params, call))
         params, xs, before, first = reverse_mode_only((params, call.inputs, call.state, call.initial))
         return _deer(cell, options, params, call._replace(inputs=xs, state=before, initial=first))
@@ -131,8 +131,8 @@ def _deer(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -
 
 
 def _forward(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -> tuple[tuple, tuple]:
-    layer = prepare_call(cell, ScanOptions(backward=options.backward), params, call)
-    states, how = _solve(_Equations(layer, call, options))
+    layer = prepare_call(cell, options.scan, params, call)
+    states, how = _solve(layer, call, options)
     return (hidden_of(states), jax.tree.map(lambda leaf: leaf[-1], states), how), (params, call, states)
 
 
@@ -141,10 +141,9 @@ def _backward(
 ) -> tuple[Params, LayerCall]:
     params, call, states = kept
     g, last, _ = cotangents
-    layer = prepare_call(cell, ScanOptions(backward=options.backward), params, call)
+    layer = prepare_call(cell, options.scan, params, call)
     adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
-    residuals = Residuals(call.state, states, None)
-    found = reverse_segment(layer, call.inputs, call.flags, g, residuals, adjoint)
+    found = reverse_segment(layer, call.inputs, call.flags, g, Residuals(call.state, states, None), adjoint)
     constant: Any = None  # no gradient reaches mask and reset
     state, initial = found.adjoint
     return cast_like(found.grads, params), LayerCall(found.inputs, state, constant, initial)
@@ -153,119 +152,72 @@ def _backward(
 _deer.defvjp(_forward, _backward)
 
 
-class _Iterate(NamedTuple):
-    states: Array  # s^i, [T, *batch, n]
-    taken: Array  # f(s^i_{t-1}, x_t), [T, *batch, n]
-    residual: Array
-    number: Array
-
-
-def _solve(equations: _Equations) -> tuple[State, Convergence]:
+def _solve(layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> tuple[State, Convergence]:
     """Iterates to the states after every step [T, *batch, ...]; falls back to the sequential scan."""
-    layer, call, options = equations.layer, equations.call, equations.options
-
-    def going_on(iterate: _Iterate) -> Array:
-        # NaN is no convergence: hence not "greater than".
-        return ~(iterate.residual <= options.tolerance) & (iterate.number < options.iterations)
-
-    def iterate(now: _Iterate) -> _Iterate:
-        return equations.at(equations.newton_step(now), now.number + 1)
-
     start = flatten(call.state)
-    everywhere = jnp.broadcast_to(start, (call.inputs.shape[0], *start.shape))
-    first = equations.at(equations.take(everywhere)[0], vary_alike(jnp.int32(0), start))  # every step taken from s_0
-    last = lax.while_loop(going_on, iterate, first)
-    converged = last.residual <= options.tolerance
+    projected = layer.cell.project(layer.operands, call.inputs)
+
+    def take(states: Array) -> tuple[Array, Array, tuple[State, State, StepResiduals]]:
+        """Computes s_{t-1}, f(s_{t-1}, x_t) for all t at once, and what that is linearized from."""
+        previous = lax.concatenate([start[None], states[:-1]], 0)
+        before = enter(call.flags, call.initial, unflatten(previous, call.state))
+        after, residuals = layer.cell.step_with_residuals(layer.operands, before, projected)
+        after = leave(call.flags, before, after)
+        return previous, flatten(after), (before, after, residuals)
+
+    def at(states: Array, number: Array) -> tuple[Array, Array, Convergence]:
+        # What has run away begins again at zero: infinities would never come back.
+        states = jnp.where(jnp.isfinite(states), states, 0)
+        taken = take(states)[1]
+        residual = jnp.max(jnp.abs(states - taken))
+        return states, taken, Convergence(number, residual, residual <= options.tolerance)  # NaN is no convergence
+
+    def iterate(now: tuple[Array, Array, Convergence]) -> tuple[Array, Array, Convergence]:
+        states, taken, how = now
+        previous, _, linearized_at = take(states)
+        local = layer.cell.linearize(layer.operands, call.inputs, *linearized_at)
+        J = (1 - options.damping) * _jacobians(layer, call, local, options.diagonal)
+        return at(_solve_linear(J, taken, previous, start), how.iterations + 1)
+
+    def going_on(now: tuple[Array, Array, Convergence]) -> Array:
+        return ~now[2].converged & (now[2].iterations < options.iterations)
 
     def sequential() -> State:
         return forward_segment(layer, call.state, call.inputs, call.flags)[1].states
 
-    states = lax.cond(converged, lambda: equations.as_states(last.states), sequential)
-    return states, Convergence(last.number, last.residual, converged)
+    everywhere = jnp.broadcast_to(start, (call.inputs.shape[0], *start.shape))
+    first = at(take(everywhere)[1], vary_alike(jnp.int32(0), start))  # every step taken from s_0
+    states, _, how = lax.while_loop(going_on, iterate, first)
+    return lax.cond(how.converged, lambda: unflatten(states, call.state), sequential), how
 
 
-class _Equations:
-    """Holds the equations s_t = f(s_{t-1}, x_t) of one sequence, with states as flat numbers [T, *batch, n]."""
+def _solve_linear(J: Array, taken: Array, previous: Array, start: Array) -> Array:
+    """Solves s_t = taken_t + J_t (s_{t-1} - previous_t) for all t, from the s_0 given, for J [T, *batch, H, p, p]."""
 
-    def __init__(self, layer: PreparedCell, call: LayerCall, options: NewtonOptions) -> None:
-        self.layer, self.call, self.options = layer, call, options
-        self.projected = layer.cell.project(layer.operands, call.inputs)
+    def by_unit(numbers: Array) -> Array:
+        """Reshapes [..., p H] to [..., H, p]."""
+        return jnp.swapaxes(numbers.reshape(*numbers.shape[:-1], J.shape[-1], -1), -1, -2)
 
-    def as_states(self, numbers: Array) -> State:
-        return unflatten(numbers, self.call.state)
-
-    def previous(self, numbers: Array) -> Array:
-        return flatten(previous_states(Residuals(self.call.state, self.as_states(numbers), None)))
-
-    def take(self, previous: Array) -> tuple[Array, tuple[State, State, StepResiduals]]:
-        """Computes f for all t at once, and what it is linearized from."""
-        flags = self.call.flags
-        before = enter(flags, self.call.initial, self.as_states(previous))
-        after, residuals = self.layer.cell.step_with_residuals(self.layer.operands, before, self.projected)
-        after = leave(flags, before, after)
-        return flatten(after), (before, after, residuals)
-
-    def at(self, numbers: Array, number: Array) -> _Iterate:
-        # What has run away begins again at zero: infinities would never come back.
-        numbers = jnp.where(jnp.isfinite(numbers), numbers, 0)
-        taken, _ = self.take(self.previous(numbers))
-        return _Iterate(numbers, taken, jnp.max(jnp.abs(numbers - taken)), number)
-
-    def newton_step(self, now: _Iterate) -> Array:
-        """Solves the linear recurrence for s^{i+1}."""
-        previous, start = self.previous(now.states), flatten(self.call.state)
-        _, linearized_at = self.take(previous)
-        local = self.layer.cell.linearize(self.layer.operands, self.call.inputs, *linearized_at)
-        shrink = 1 - self.options.damping
-        if not self.options.diagonal:
-            J = shrink * jacobians(self.layer, self.call.state, local, self.call.flags)
-            return _solve_linear(J, now.taken - _times(J, previous), start)
-        J = shrink * _own_jacobians(self.layer, self.call, local)  # [T, *batch, H, p, p]
-        p = J.shape[-1]
-        rest = _by_unit(now.taken, p) - _times(J, _by_unit(previous, p))
-        return _by_part(_solve_linear(J, rest, _by_unit(start, p)))
+    rest = by_unit(taken) - jnp.einsum("...ij,...j->...i", J, by_unit(previous))
+    products, rest = solve(jnp.swapaxes(J, -1, -2), rest)
+    solved = jnp.einsum("...i,t...ij->t...j", by_unit(start), products) + rest
+    return jnp.swapaxes(solved, -1, -2).reshape(taken.shape)
 
 
-def _solve_linear(J: Array, rest: Array, start: Array) -> Array:
-    """Solves s_t = J_t s_{t-1} + rest_t for all t, from the s_0 given."""
-    J, rest = solve(jnp.swapaxes(J, -1, -2), rest)
-    return jnp.einsum("...i,t...ij->t...j", start, J) + rest
-
-
-def _times(J: Array, numbers: Array) -> Array:
-    return jnp.einsum("...ij,...j->...i", J, numbers)
-
-
-def _by_unit(numbers: Array, parts: int) -> Array:
-    """Reshapes [..., p H] to [..., H, p]."""
-    return jnp.swapaxes(numbers.reshape(*numbers.shape[:-1], parts, -1), -1, -2)
-
-
-def _by_part(numbers: Array) -> Array:
-    """Undoes `_by_unit`."""
-    return jnp.swapaxes(numbers, -1, -2).reshape(*numbers.shape[:-2], -1)
-
-
-def _own_jacobians(layer: PreparedCell, call: LayerCall, local: Local) -> Array:
-    """Forms what every unit does to itself, [T, *batch, H, p, p], for a state of p parts."""
+def _jacobians(layer: PreparedCell, call: LayerCall, local: Local, diagonal: bool) -> Array:
+    """Forms what every unit does to itself, [T, *batch, H, p, p], for a state of p parts; or J_t as a single unit."""
+    if not diagonal:
+        return jacobians(layer, call.state, local, call.flags)[..., None, :, :]
     parts = [leaf.shape[-1] for leaf in jax.tree.leaves(call.state)]
     if len(set(parts)) > 1:
         raise TypeError(f"diagonal needs a state whose parts are of one size, got sizes {parts}")
+    p, H = len(parts), parts[0]
     own = layer.cell.own_operands(layer.operands)
     if own is None:
         J = jacobians(layer, call.state, local, call.flags)
-        p, H = len(parts), parts[0]
         blocks = J.reshape(*J.shape[:-2], p, H, p, H)
         return jnp.moveaxis(jnp.diagonal(blocks, axis1=-3, axis2=-1), -1, -3)
-    rows = [_own_row(layer._replace(operands=own), call, local, part) for part in range(len(parts))]
-    return jnp.stack(rows, -2)
-
-
-def _own_row(layer: PreparedCell, call: LayerCall, local: Local, part: int) -> Array:
-    """Forms d(part of s_t)/d(all parts of s_{t-1}), unit by unit, [T, *batch, H, p]."""
-    T = call.inputs.shape[0]
-    leaves, structure = jax.tree.flatten(call.state)
-    ones = [jnp.full((T, *leaf.shape), float(i == part), leaf.dtype) for i, leaf in enumerate(leaves)]
-    adjoint = Adjoint(jax.tree.unflatten(structure, ones), None)
-    before = adjoint_step(layer, adjoint, None, local, call.flags)[0].state
-    return jnp.stack(jax.tree.leaves(before), -1)
+    # As units reach but themselves, a sum over units is each one's own.
+    all_units = jnp.repeat(jnp.eye(p), H, axis=-1)  # [p, p H]
+    rows = jacobians(layer._replace(operands=own), call.state, local, call.flags, all_units)  # [T, *batch, p, p H]
+    return jnp.moveaxis(rows.reshape(*rows.shape[:-1], p, H), -1, -3)

@@ -23,9 +23,9 @@ class Segments(NamedTuple):
 def split(tree: ArrayTree, steps: int, K: int) -> Segments:
     """Cuts a pytree of [T, ...] into segments of K; a single segment is all rest, with no loop over segments."""
     chex.assert_tree_shape_prefix(tree, (steps,))
-    count, rest = divmod(steps, K)
-    if count == 0 or (count == 1 and rest == 0):
+    if steps <= K:
         return Segments(None, tree)
+    count, rest = divmod(steps, K)
     whole = jax.tree.map(lambda x: x[: count * K].reshape(count, K, *x.shape[1:]), tree)
     return Segments(whole, jax.tree.map(lambda x: x[count * K :], tree) if rest else None)
 

@@ -1,17 +1,17 @@
-"""Saturation: units at the ends of their range, and gates that are shut or open. There, gradients do not pass."""
+"""What single steps let through: saturated units and shut gates, and how far each step keeps the gradient's norm."""
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from chex import Array
 
-from jaxrnn.cells.base import State, hidden_of
+from jaxrnn.cells.base import State
 from jaxrnn.cells.elman import Elman
-from jaxrnn.flow.sequence import observe
+from jaxrnn.flow.sequence import compiled, observe, take_back
+from jaxrnn.layer.masking import blank
+from jaxrnn.layer.penalty import omega
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
 
@@ -23,6 +23,7 @@ class Saturation(NamedTuple):
     gates: dict[str, tuple[Array, Array]]  # by name: the share shut, the share open
 
 
+@compiled("threshold")
 def saturation(
     net: Network,
     params: NetworkParams,
@@ -57,28 +58,58 @@ def saturation(
     """
     if not 0.5 < threshold < 1:
         raise ValueError(f"threshold must lie between 0.5 and 1, got {threshold}")
-    return _saturation(net, threshold, params, Batch(inputs, mask=mask, reset=reset), state)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _saturation(
-    net: Network, threshold: float, params: NetworkParams, batch: Batch, state: tuple[State, ...] | None
-) -> tuple[Saturation, ...]:
-    observed = observe(net, params, batch, state)
-    mask = observed.setup.steps.flags.mask
+    observed = observe(net, params, Batch(inputs, mask=mask, reset=reset), state)
+    mask, count = observed.setup.steps.flags.mask, jnp.maximum(observed.setup.call.real_steps(), 1)
 
     def share(flags: Array) -> Array:
-        there = jnp.ones(flags.shape[:-1], bool) if mask is None else mask
-        return jnp.sum(flags & there[..., None]) / jnp.maximum(jnp.sum(there) * flags.shape[-1], 1)
+        return jnp.sum(blank(mask, flags)) / (count * flags.shape[-1])
 
     found = []
     for cell, residuals in zip(net.layers, observed.residuals, strict=True):
-        hidden = hidden_of(residuals.states)
         relu = isinstance(cell, Elman) and cell.activation == "relu"
-        units = share(hidden == 0 if relu else jnp.abs(hidden) > threshold)
+        units = share(residuals.hidden == 0 if relu else jnp.abs(residuals.hidden) > threshold)
         gates = {
             name: (share(gate < 1 - threshold), share(gate > threshold))
             for name, gate in cell.gates(residuals.of_steps).items()  # type: ignore[union-attr]
         }
         found.append(Saturation(units, gates))
     return tuple(found)
+
+
+@compiled()
+def vanishing_penalty(
+    net: Network,
+    params: NetworkParams,
+    inputs: Array,
+    targets: Array,
+    weights: Array | None = None,
+    state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+) -> tuple[Array, ...]:
+    """Computes Omega of every layer: zero where the gradient's norm stays as it is from step to step.
+
+        Omega = mean_t (|dE/ds_t ds_t/ds_{t-1}| / |dE/ds_t| - 1)^2
+
+    One where the gradient is lost within a step. Its gradient is added to that of E by
+    `jaxrnn.value_and_grad(net)(..., vanishing=weight)`.
+
+    Args:
+        net, params, inputs, targets, weights, state, mask, reset: as for `jaxrnn.value_and_grad`.
+
+    Raises:
+        TypeError, ValueError: as for `jaxrnn.value_and_grad`; a network with bidirectional layers.
+
+    Source: Pascanu, Mikolov & Bengio (2013), "On the difficulty of training recurrent neural networks", equation 9.
+
+    >>> import jax, jaxrnn, jaxrnn.flow
+    >>> net = jaxrnn.Network((jaxrnn.Elman(5, 8),), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    >>> tokens = jax.random.randint(jax.random.key(1), (13, 2), 0, 5)
+    >>> (found,) = jaxrnn.flow.vanishing_penalty(net, net.init(jax.random.key(0)), tokens[:-1], tokens[1:])
+    >>> 0 < float(found) < 1
+    True
+    """
+    observed = observe(net, params, Batch(inputs, targets, weights, mask, reset), state)
+    mask, count = observed.setup.steps.flags.mask, jnp.maximum(observed.setup.call.real_steps(), 1)
+    sides = [found.step_adjoints for found in take_back(observed)]
+    return tuple(jnp.sum(omega(side.after, side.before, mask)[0]) / count for side in sides)
