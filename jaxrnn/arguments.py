@@ -114,8 +114,8 @@ def batch_shape(inputs: Array) -> tuple[int, ...]:
     return inputs.shape[1:] if is_integer(inputs) else inputs.shape[1:-1]
 
 
-def count(shape: tuple[int, ...]) -> int:
-    """Counts the numbers of an array, to decide by; a symbolic batch (`jax.export`) counts as one of SYMBOLIC_BATCH."""
+def entries(shape: tuple[int, ...]) -> int:
+    """Counts the entries of a shape, to decide by; a symbolic batch (`jax.export`) counts as one of SYMBOLIC_BATCH."""
     return math.prod(size if isinstance(size, int) else SYMBOLIC_BATCH for size in shape)
 
 

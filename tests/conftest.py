@@ -29,6 +29,9 @@ import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# Several devices, for what runs on several; all else runs on the first. Not by the environment, which subprocesses see.
+jax.config.update("jax_num_cpu_devices", 4)
+
 # Examples that are the same in every run. A deadline would measure the compiler, and shrinking would take minutes.
 hypothesis.settings.register_profile(
     "jaxrnn",

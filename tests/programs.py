@@ -1,4 +1,7 @@
-"""What a function is compiled to: its loops, and the memory that it takes."""
+"""What a function is compiled to: its loops, what it moves between devices, and the memory that it takes."""
+
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -41,3 +44,20 @@ def compiled_bytes(net, inputs, masked=False, **options):
     function = jaxrnn.value_and_grad(net, **options)
     lowered = jax.jit(lambda p, x, y, m: function(p, x, y, mask=m)).lower(params, inputs, targets, mask)
     return lowered.compile(compiler_options=OPTIMISED).memory_analysis().temp_size_in_bytes
+
+
+SIZES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+
+
+def collectives(compiled):
+    """Returns what a compiled function moves between devices: kind, whether within a loop, and bytes of every one."""
+    found, entry = [], False
+    for line in compiled.as_text().splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            entry = line.startswith("ENTRY")
+        moved = re.search(r"= (.*?) (all-[a-z]+|reduce-scatter|collective-[a-z]+)(-start)?\(", line)
+        if moved:
+            arrays = re.findall(r"(\w+)\[([\d,]*)\]", re.sub(r"/\*.*?\*/|\{[\d,]*\}", "", moved[1]))
+            size = sum(SIZES[kind] * math.prod(map(int, filter(None, shape.split(",")))) for kind, shape in arrays)
+            found.append((moved[2], not entry, size))
+    return found

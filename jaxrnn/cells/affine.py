@@ -34,7 +34,12 @@ def affine(U_T: Array, b: Array | None, inputs: Array, dtype: DTypeLike | None =
         z, [..., H].
     """
     z = _product(U_T, inputs, dtype)  # [..., H]
-    return z if b is None else z + jnp.expand_dims(b, range(z.ndim - 1))
+    return z if b is None else z + like_rows(b, z)
+
+
+def like_rows(vector: Array, rows: Array) -> Array:
+    """Gives a vector [H] the axes and the dtype of rows [..., H], as JAX's strict modes of promotion ask for."""
+    return jnp.expand_dims(vector.astype(rows.dtype), range(rows.ndim - 1))
 
 
 def _product(U_T: Array, inputs: Array, dtype: DTypeLike | None) -> Array:

@@ -25,4 +25,4 @@ def drop(x: Array, mask: Array | None, rate: float) -> Array:
 
 def scale(state: Array, factors: Array | None) -> Array:
     """Multiplies states [..., *batch, H] by the dropout factors [*batch, H] of each sequence: self-adjoint as well."""
-    return state if factors is None else state * factors
+    return state if factors is None else state * jnp.expand_dims(factors, range(state.ndim - factors.ndim))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from chex import Array
 from jax.typing import DTypeLike
 
-from jaxrnn.cells.affine import affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.cells.affine import affine_input_grads, columns, like_rows, sum_of, sum_of_outer_products
 from jaxrnn.cells.base import Deltas, Local, StepResiduals
 from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
@@ -80,7 +80,7 @@ class GRU(BlockCell):
         # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
         gates = 0.5 * jnp.tanh(0.5 * (product[..., : 2 * H] + projected[..., : 2 * H])) + 0.5
         r, z = gates[..., :H], gates[..., H:]
-        q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + operands.d
+        q = product[..., 2 * H :] if operands.d is None else product[..., 2 * H :] + like_rows(operands.d, product)
         n = jnp.tanh(projected[..., 2 * H :] + r * q)
         return n + z * (state - n), (gates, n, q)
 

@@ -25,6 +25,8 @@ class BatchGradient(abc.ABC):
     done by `compute`, for the batch or for the part of it that one device has.
     """
 
+    __name__ = "value_and_grad"  # in profiles of what is jitted
+
     @abc.abstractmethod
     def check(self, params: NetworkParams, *arguments: Any, **named: Any) -> Call:
         """Returns the arguments of a call, checked."""
@@ -94,8 +96,8 @@ def data_parallel(
     >>> loss, grads = step(params, tokens[:-1], tokens[1:])
     """
     if not isinstance(function, BatchGradient):
-        came = getattr(function, "__name__", type(function).__name__)
-        raise TypeError(f"function must come from value_and_grad of jaxrnn or jaxrnn.online, not jitted, got {came}")
+        came = "a jitted function" if hasattr(function, "lower") else repr(function)
+        raise TypeError(f"function must be what value_and_grad of jaxrnn or jaxrnn.online returned, got {came}")
     axes = (axis,) if isinstance(axis, str) else tuple(axis)
     if mesh is not None:
         _check_axes(mesh, axes)

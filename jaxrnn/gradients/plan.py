@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from chex import Array
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, is_integer
+from jaxrnn.arguments import batch_shape, entries, is_integer
 from jaxrnn.cells.base import Cell
 from jaxrnn.layer.memory import StepBytes, layer_bytes, nbytes
 from jaxrnn.layer.prepared import Recompute
@@ -112,7 +111,7 @@ class _Sizes:
         self, net: Network, inputs: Array, dtype: DTypeLike, steps: int, first: int = 0, last: int | None = None
     ) -> None:
         self.first, self.last = first, len(net.layers) if last is None else last
-        self.steps, self.rows = steps, math.prod(batch_shape(inputs))
+        self.steps, self.rows = steps, entries(batch_shape(inputs))
         params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), network_shapes(net))
         layers = _layer_sizes(net, params, inputs, dtype)[self.first : self.last]
         state, residuals, work = map(sum, zip((0, 0, 0), *layers, strict=True))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import check_positive, check_scale
+from jaxrnn.arguments import check_positive, check_scale, entries
 from jaxrnn.cells.base import Deltas, State
 from jaxrnn.gradients.plan import Group, Plan, decide
 from jaxrnn.gradients.whole import Lags, Outcome, back, whole
@@ -276,7 +275,7 @@ def _take(
 
 def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
     """Takes readout and loss back over all steps, in segments: a group without layers."""
-    top, T, rows = inputs_of(setup.stack, steps, residuals)[-1], steps.shape[0], math.prod(steps.shape[1:])
+    top, T, rows = inputs_of(setup.stack, steps, residuals)[-1], steps.shape[0], entries(steps.shape[1:])
     K = segment_length("auto", T, rows, 2 * rows * setup.net.readout.outputs * top.dtype.itemsize)
     alone = Group(len(setup.net.layers), len(setup.net.layers), (K,), "none")
     sums, (_, g) = back(setup, alone, split((), T, K), sums, steps._replace(below=top))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 from chex import Array, ArrayTree
 
-from jaxrnn.arguments import count, is_integer
+from jaxrnn.arguments import entries, is_integer
 from jaxrnn.cells.affine import ONE_HOT_TOKENS
 from jaxrnn.cells.base import Cell, Params, State
 
@@ -53,4 +53,4 @@ def layer_bytes(cell: Cell, params: Params, inputs: Array, state: State) -> Step
 
 def nbytes(tree: ArrayTree) -> int:
     """Counts the bytes of all leaves of a pytree of arrays or their shapes."""
-    return sum(count(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    return sum(entries(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -10,7 +10,7 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, count, dtype_to_compute_in
+from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, entries
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
@@ -266,5 +266,5 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     sizes = layer_bytes(layer.cell, layer.params, call.inputs, call.state)
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
-    rows = count(hidden_of(call.state).shape[:-1])
+    rows = entries(hidden_of(call.state).shape[:-1])
     return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if recompute == "none" else 0)

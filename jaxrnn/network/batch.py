@@ -157,7 +157,7 @@ def draw_dropout(
             between[i] = draw(keys[i, 0], rates[0], (*steps, layer.outputs))
         if rates[1]:
             shape = (*(() if isinstance(layer, Cell) else (2,)), *steps[1:], layer.hidden)
-            mask = draw(keys[i, 1], rates[1], shape) / jnp.asarray(1 - rates[1], dtype)
+            mask = draw(keys[i, 1], rates[1], shape).astype(dtype) / (1 - rates[1])
             recurrent[i] = mask if isinstance(layer, Cell) else tuple(mask)
     return tuple(between), tuple(recurrent)
 
