@@ -59,7 +59,8 @@ def value_and_grad_of_chunks(
 
         params: as `net.init` gives them.
         chunks: an iterable of `Chunk`; it is read once, in order, and each chunk is copied, so that the iterable may
-            fill the same arrays again. By default every unmasked step of all chunks counts alike.
+            fill the same arrays again. Arrays that are spread over devices come back spread alike. By default every
+            unmasked step of all chunks counts alike.
         state: as for `jaxrnn.value_and_grad`.
 
     Raises:
@@ -93,11 +94,12 @@ def value_and_grad_of_chunks(
             spilled: list[Callable[[], tuple]] = []
             count = 0
             for chunk in chunks:
-                chunk = _on_host(chunk, spilled)
+                chunk = _checked(chunk, spilled)
                 # Not held by a name: while the next chunk is read, this one is to leave the device.
                 start, (state, steps) = state, _ahead(passes, params, _on_device(passes, params, chunk, state), state)
                 spilled.append(_spill((chunk, start), folder, len(spilled)))
                 count += int(steps)
+                del chunk
             if not spilled:
                 raise ValueError("chunks must hold at least one chunk, got none; was the iterator used up before?")
             sums = _back(passes, params, spilled, count)
@@ -172,12 +174,12 @@ def _check_network(net: Network) -> None:
         raise ValueError("net must not have dropout: dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)")
 
 
-def _on_host(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
-    """Copies the chunk to arrays of the host; raises unless it goes with those before it."""
+def _checked(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
+    """Copies what of the chunk is on the host; raises unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
     # A copy, because iterators are free to fill the arrays of one chunk with the next.
-    chunk = Chunk(*(None if array is None else np.array(array) for array in chunk))
+    chunk = Chunk(*(x if x is None or isinstance(x, jax.Array) else np.array(x) for x in chunk))
     if spilled:
         (first, _), here = spilled[0](), f"chunk {len(spilled)}"
         if (chunk.inputs.shape[1:], chunk.inputs.dtype) != (first.inputs.shape[1:], first.inputs.dtype):
@@ -198,13 +200,22 @@ def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: tupl
 
 
 def _spill(tree: ArrayTree, folder: str | None, index: int) -> Callable[[], ArrayTree]:
-    """Takes a tree off the device, to memory of the host or to files; returns what reads it back."""
-    tree = jax.tree.map(np.asarray, tree)
-    if folder is None:
-        return lambda: tree
+    """Takes a tree off the devices, to memory of the host or to files; returns what reads it back, spread as it was."""
     leaves, structure = jax.tree.flatten(tree)
-    files = [(pathlib.Path(folder) / f"{index}-{i}.npy", leaf.dtype) for i, leaf in enumerate(leaves)]
-    for (path, _), leaf in zip(files, leaves, strict=True):
-        np.save(path, leaf, allow_pickle=False)
-    # A file of bfloat16, which is no dtype of NumPy's own, does not say what its bytes are.
-    return lambda: jax.tree.unflatten(structure, [np.load(path, mmap_mode="r").view(dtype) for path, dtype in files])
+    spread = [leaf.sharding if isinstance(leaf, jax.Array) and len(leaf.devices()) > 1 else None for leaf in leaves]
+    kept = [_keep(np.asarray(leaf), folder and f"{folder}/{index}-{i}.npy") for i, leaf in enumerate(leaves)]
+
+    def read() -> ArrayTree:
+        pairs = [(again(), place) for again, place in zip(kept, spread, strict=True)]
+        return jax.tree.unflatten(structure, [x if place is None else jax.device_put(x, place) for x, place in pairs])
+
+    return read
+
+
+def _keep(array: np.ndarray, path: str | None) -> Callable[[], np.ndarray]:
+    """Keeps an array in memory of the host, or in a file; returns what reads it back."""
+    if path is None:
+        return lambda: array
+    np.save(path, array, allow_pickle=False)
+    dtype = array.dtype  # a file of bfloat16, which is no dtype of NumPy's own, does not say what its bytes are
+    return lambda: np.load(path, mmap_mode="r").view(dtype)

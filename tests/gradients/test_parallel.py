@@ -289,3 +289,20 @@ def test_jit_sums_once_a_segment_where_time_is_cut():
     spread = jax.device_put(given, given._replace(params=everywhere, inputs=steps, targets=steps))
     by_hand = jax.jit(jaxrnn.value_and_grad(problem.net, segment=4)).lower(*spread).compile()
     assert {(kind, within) for kind, within, _ in collectives(by_hand)} == {("all-reduce", True)}
+
+
+def test_chunks_come_back_spread_as_they_were():
+    problem = Problem(jaxrnn.Elman, batch=(4,), masked=True, stateful=True)
+    params, inputs, targets, _, state, mask, _, _ = problem.arguments()
+    steps = NamedSharding(mesh_of(4), STEPS)
+    function = jaxrnn.value_and_grad_of_chunks(problem.net, return_state=True)
+
+    def chunks(place):
+        for t in range(0, 9, 3):
+            yield jaxrnn.Chunk(*(place(array[t : t + 3]) for array in (inputs, targets)), None, place(mask[t : t + 3]))
+
+    there = function(params, chunks(lambda array: jax.device_put(array, steps)), state)
+    ((_, (final,)), _) = there
+    assert len(final.sharding.device_set) == 4
+    assert not final.is_fully_replicated
+    assert relative_error(there, function(params, chunks(lambda array: array), state)) < EXACT
