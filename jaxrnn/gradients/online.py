@@ -92,7 +92,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
 
 @dataclasses.dataclass(frozen=True)
 class _OnlineValueAndGrad(BatchGradient):
-    """Is what `value_and_grad` returns, which documents it."""
+    """Computes loss and gradients forward in time, as `value_and_grad` documents it."""
 
     net: Network
     method: Method

@@ -39,7 +39,7 @@ ONE_WAY = "needs a reverse scan over all layers: no jaxrnn.Window, no bidirectio
 
 @dataclasses.dataclass(frozen=True)
 class _ValueAndGrad(BatchGradient):
-    """Is what `value_and_grad` returns, which documents it; raises unless its options go together and with the net."""
+    """Computes loss and gradients as `value_and_grad` documents it; raises unless the options go together."""
 
     net: Network
     segment: int | str = "auto"

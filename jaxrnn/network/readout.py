@@ -68,5 +68,6 @@ class Readout:
         if self.outputs > 4 * self.hidden:  # the smaller factor of the product is the one that is laid out anew
             dV = sum_of_outer_products(columns(hidden), e, self.outputs).T
         else:
-            dV = sum_of_outer_products(jnp.moveaxis(e, -1, 0), hidden, self.hidden)
+            e_T = jnp.moveaxis(e, -1, 0)  # [V, K, *batch]
+            dV = sum_of_outer_products(e_T, hidden, self.hidden)
         return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e) if self.bias else None)
