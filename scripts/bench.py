@@ -207,9 +207,10 @@ def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
     """Measures torch's own layer, in a process of its own; nothing where there is no torch."""
     if importlib.util.find_spec("torch") is None:
         return ""
-    script = pathlib.Path(__file__).with_name("bench_torch.py")
-    command = [sys.executable, str(script), cell, *map(str, shape), "--seconds", str(budget)]
-    return round(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout), 1)
+    script = pathlib.Path(__file__).with_name("bench_peers.py")
+    command = [sys.executable, str(script), "--worker", "torch", cell, *map(str, shape)]
+    found = subprocess.run(command, input=f"{budget}\n", check=True, capture_output=True, text=True).stdout
+    return round(float(found.splitlines()[-1]), 1)
 
 
 def compare(cell: str, shape: Shape, results: dict[str, Result], rate: float) -> dict[str, Any]:
@@ -243,6 +244,11 @@ def ratio(a: Result, b: Result) -> float:
     return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
+def cores() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor() -> str:
     """Describes the processor: cores that this process may use, its name, and its widest vector instructions."""
     facts = pathlib.Path("/proc/cpuinfo")
@@ -253,8 +259,7 @@ def processor() -> str:
         known.setdefault(name.strip(), value.strip())
     flags = known.get("flags", "").split()
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return " ".join(filter(None, (f"{cores} cores of", known.get("model name", platform.machine()), vectors)))
+    return " ".join(filter(None, (f"{cores()} cores of", known.get("model name", platform.machine()), vectors)))
 
 
 def main() -> None:

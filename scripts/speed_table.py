@@ -4,7 +4,7 @@
     python scripts/speed_table.py bench/speed.csv     # takes the new rows over, then draws and writes
     python scripts/speed_table.py                     # only draws and writes
 
-The results are results/speed.csv, which bench.py measures, and results/peers.csv, which is filled in by hand.
+The results are results/speed.csv, which bench.py measures, and results/peers.csv, which bench_peers.py measures.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def merge(old: Iterable[Row], new: Iterable[Row]) -> list[Row]:
     """Puts every new row in the place of the old one of the same cell and shape, or at the end."""
 
     def key(row: Row) -> tuple[str, ...]:
-        return tuple(row[column] for column in ("cell", *SIZES, "layers"))
+        return tuple(row.get(column, "1") for column in ("cell", *SIZES, "layers"))
 
     return list(({key(row): row for row in old} | {key(row): row for row in new}).values())
 
