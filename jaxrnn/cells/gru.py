@@ -13,8 +13,8 @@ from jax.typing import DTypeLike
 from jaxrnn.arguments import check_choice
 from jaxrnn.cells import reset_before
 from jaxrnn.cells.affine import affine_input_grads, columns, sum_of, sum_of_outer_products
-from jaxrnn.cells.base import Deltas, Local, StepResiduals
-from jaxrnn.cells.blocks import BlockCell, BlockOperands
+from jaxrnn.cells.base import Deltas, Local, Operands, StepResiduals
+from jaxrnn.cells.blocks import BlockCell
 from jaxrnn.cells.dropout import scale
 
 
@@ -47,7 +47,7 @@ class GRU(BlockCell):
     With `reset="before"` the product within n_t sees a state that is reset already, W_n (r_t * s_{t-1}), as in haiku,
     in ONNX by default, and in Keras with `reset_after=False`: `jaxrnn.cells.reset_before` has the equations. Each way
     then has two products, one after the other: choose it for weights that were trained so (at T,B,D,H,V =
-    100,32,64,128,65).
+    @)
 
     Args:
         inputs, hidden, input_scale: as for `jaxrnn.Elman`.
@@ -83,8 +83,17 @@ class GRU(BlockCell):
         """Makes b [3H], and with the reset after the product d [H]: zeros."""
         return jnp.zeros(3 * self.hidden, dtype), jnp.zeros(self.hidden, dtype) if self.reset == "after" else None
 
+    def prepare(self, params: GRUParams) -> Operands:
+        """Lays U^T and W^T out once."""
+        return super().prepare(params) if self.reset == "after" else reset_before.prepare(*params[:3])
+
+    def own_operands(self, operands: Operands, weight: float = 1.0) -> Operands:
+        """Keeps the diagonal of each block of W only."""
+        own = super().own_operands if self.reset == "after" else reset_before.own_operands
+        return own(operands, weight)
+
     def step_with_residuals(
-        self, operands: BlockOperands, state: Array, projected: Array
+        self, operands: Operands, state: Array, projected: Array
     ) -> tuple[Array, tuple[Array, ...]]:
         """Computes s_t, and hands on the gates (r_t, z_t), n_t and q_t."""
         # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
@@ -102,7 +111,7 @@ class GRU(BlockCell):
         return n + z * (state - n), (gates, n, q)
 
     def linearize(
-        self, operands: BlockOperands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
+        self, operands: Operands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
     ) -> Local:
         """Computes the factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
         if self.reset == "before":
@@ -113,7 +122,7 @@ class GRU(BlockCell):
         factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
         return z, jnp.concatenate(factors, -1), through_n
 
-    def step_adjoint(self, operands: BlockOperands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
+    def step_adjoint(self, operands: Operands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
         """Computes the deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
         if self.reset == "before":
             return reset_before.step_adjoint(operands, adjoint, local)
@@ -126,7 +135,7 @@ class GRU(BlockCell):
         return previous if self.reset == "after" else (previous, reset_before.reset_states(previous, local))
 
     def weight_grads(
-        self, params: GRUParams, operands: BlockOperands, inputs: Array, previous: ArrayTree, deltas: Deltas
+        self, params: GRUParams, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas
     ) -> GRUParams:
         """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
         delta_T, delta_n_T = map(columns, deltas)  # [3H, K, *batch], [H, K, *batch]
@@ -144,7 +153,7 @@ class GRU(BlockCell):
             d=sum_of(deltas[0][..., 2 * self.hidden :]) if self._has_d else None,
         )
 
-    def weight_factors(self, operands: BlockOperands, inputs: Array, previous: ArrayTree, deltas: Deltas) -> GRUParams:
+    def weight_factors(self, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas) -> GRUParams:
         """Pairs the factors of the sums in `weight_grads`."""
         of_inputs = self._of_inputs(deltas)
         previous = jax.tree.map(lambda states: scale(states, operands.dropout_mask), previous)

@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrnn.cells.base import Params
-from jaxrnn.interop.layers import KINDS, as_floats, assemble, check_layers, check_names, check_shape, directions_of
+from jaxrnn.interop.layers import (
+    KINDS,
+    as_floats,
+    assemble,
+    cells_of,
+    check_layers,
+    check_names,
+    check_shape,
+    directions_of,
+)
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.scan import check_params
 
@@ -83,7 +92,7 @@ def to_torch(layers: Sequence[Layer], params: Sequence[Params]) -> dict[str, np.
     Raises:
         TypeError: layers that are not a sequence of jaxrnn's own, or parameters of other layers.
         ValueError: layers that one torch module cannot express: of several kinds, sizes or activations, with bias and
-            without, bidirectional and not, or bidirectional with a sum.
+            without, bidirectional and not, or bidirectional with a sum; a GRU that resets before the product.
 
     >>> import jax, jaxrnn, jaxrnn.interop
     >>> cell = jaxrnn.LSTM(3, 5)
@@ -126,6 +135,9 @@ def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> No
         raise ValueError(f"layers and params must have one entry per layer, as params.layers has, got {came}")
     named = {f"layers[{i}]": layer for i, layer in enumerate(layers)}
     check_layers("layers", named, "the layers and directions of a torch module")
+    resets = {getattr(cell, "reset", "after") for layer in layers for cell in cells_of(layer)}
+    if resets != {"after"}:
+        raise ValueError('layers must have reset="after", as torch\'s GRU has, got "before": another recurrence')
     merges = {layer.merge if isinstance(layer, Bidirectional) else "none" for layer in layers}
     if merges not in ({"none"}, {"concatenate"}):
         came = ", ".join(sorted(merges))

@@ -63,7 +63,7 @@ def test_numpy_loop(way):
 
 
 def test_the_two_resets_are_two_recurrences():
-    """Alike where W_n is diagonal and d is zero, for then r_t * (W_n s_{t-1}) = W_n (r_t * s_{t-1}), and there alone."""
+    """Alike where W_n is diagonal and d is zero, since r_t * (W_n s_{t-1}) = W_n (r_t * s_{t-1}), and there alone."""
     after, params, inputs, _ = Problem(jaxrnn.GRU).layer()
     before, H = jaxrnn.GRU(after.inputs, after.hidden, reset="before"), after.hidden
     diagonal = params.W.at[2 * H :].multiply(jnp.eye(H))
@@ -81,7 +81,7 @@ def test_the_parameters_have_no_second_bias_of_n():
     assert params.d is None
     assert relative_error(params[:3], of_other[:3]) == 0  # the same numbers from the same key
     inputs = jnp.zeros((2, 3))
-    with pytest.raises(TypeError, match="params must have the structure.*they must come from the init of GRU"):
+    with pytest.raises(TypeError, match=r"params must have the structure.*they must come from the init of GRU"):
         jaxrnn.unroll(cell, of_other, inputs)
     with pytest.raises(TypeError, match="params must have the structure"):
         jaxrnn.unroll(jaxrnn.GRU(3, 5), params, inputs)

@@ -249,8 +249,8 @@ def test_a_cell_may_project_to_a_pytree():
         def project(self, operands, inputs):
             return {"z": super().project(operands, inputs)}
 
-        def step(self, operands, state, projected):
-            return super().step(operands, state, projected["z"])
+        def step_with_residuals(self, operands, state, projected):
+            return super().step_with_residuals(operands, state, projected["z"])
 
     given = problem("Elman")
     wrapped = dataclasses.replace(given.net, layers=(Wrapped(D, H),))

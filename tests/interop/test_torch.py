@@ -206,6 +206,7 @@ class Mine(jaxrnn.GRU):
 ELMAN, GRU, LSTM = (stack(kind)[0] for kind in ("tanh", "GRU", "LSTM"))
 WIDE = jaxrnn.Elman(5, 6)
 RELU, BARE = jaxrnn.Elman(D, H, "relu"), jaxrnn.Elman(D, H, bias=False)
+RESETS = jaxrnn.GRU(D, H, reset="before")
 SUMMED = jaxrnn.Bidirectional(ELMAN, ELMAN, "sum")
 tensors = {name: np.ones(array.shape) for name, array in interop.to_torch([GRU], params_of((GRU,))).items()}
 
@@ -250,6 +251,7 @@ TORCH_OUT: dict[str, tuple] = {
     "two sizes": (((ELMAN, WIDE), ((), ())), ValueError, "one hidden, .* got 5, 6"),
     "two activations": (((ELMAN, RELU), ((), ())), ValueError, "one activation, .* got tanh, relu"),
     "a bias and none": (((ELMAN, BARE), ((), ())), ValueError, "one bias, .* got True, False"),
+    "a reset before": (((RESETS,), params_of((RESETS,))), ValueError, 'must have reset="after", as torch'),
     "a sum": (((SUMMED,), ((),)), ValueError, 'one merge, none or "concatenate", .* got sum'),
     "one way, then both": (((*stack("tanh"), *stack("tanh", 1, True)), ((), ())), ValueError, "got concatenate, none"),
     "layers that do not chain": (((ELMAN, ELMAN), ((), ())), ValueError, r"layers\[0\] has 5 .* layers\[1\] expects 3"),
