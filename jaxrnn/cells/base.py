@@ -126,9 +126,10 @@ class Cell(abc.ABC):
         return pullback(adjoint)[0], adjoint
 
     def recurrent_inputs(self, previous: State, local: Local) -> ArrayTree:
-        """Returns what the recurrent weights multiply at every step: what the three functions below have as `previous`.
+        """Returns what the recurrent weights multiply at every step; by default s_{t-1} itself.
 
-        By default that is s_{t-1} itself. delta_t must not hold it: deltas are linear in dE/ds_t, and are added up.
+        It is what `weight_grads`, `input_grads` and `weight_factors` get as `previous`. The deltas are no place for it:
+        they are linear in dE/ds_t, and some callers add those of several errors up first.
         """
         return previous
 

@@ -51,7 +51,7 @@ class GRU(BlockCell):
 
     Args:
         inputs, hidden, input_scale: as for `jaxrnn.Elman`.
-        bias: whether there are b and d.
+        bias: whether there are b and, with the reset after the product, d.
         recurrent_scale: modulus of the eigenvalues of the fresh W_r, W_z, W_n, each orthogonal times it.
         reset: "after" the product, or "before" it; the parameters then have no d, and are else of the same shapes.
 
