@@ -46,8 +46,7 @@ class GRU(BlockCell):
 
     With `reset="before"` the product within n_t sees a state that is reset already, W_n (r_t * s_{t-1}), as in haiku,
     in ONNX by default, and in Keras with `reset_after=False`: `jaxrnn.cells.reset_before` has the equations. Each way
-    then has two products, one after the other: choose it for weights that were trained so (at T,B,D,H,V =
-    @)
+    then has two products, one after the other.
 
     Args:
         inputs, hidden, input_scale: as for `jaxrnn.Elman`.
