@@ -29,8 +29,14 @@ OBJECTIVES = {
     "squared": jaxrnn.squared_error,
     "user": log_cosh,
 }
-Relu = functools.partial(jaxrnn.Elman, activation="relu")
-CELLS = {"Elman": jaxrnn.Elman, "relu": Relu, "GRU": jaxrnn.GRU, "LSTM": jaxrnn.LSTM, "user": Glider}
+CELLS = {
+    "Elman": jaxrnn.Elman,
+    "relu": functools.partial(jaxrnn.Elman, activation="relu"),
+    "GRU": jaxrnn.GRU,
+    "GRU before": functools.partial(jaxrnn.GRU, reset="before"),
+    "LSTM": jaxrnn.LSTM,
+    "user": Glider,
+}
 KEY = jax.random.key(7)
 
 

@@ -42,8 +42,9 @@ class Cell(abc.ABC):
 
         local     = linearize(operands, inputs, previous, states, residuals)    once per segment
         dE/ds_{t-1}, delta_t = step_adjoint(operands, dE/ds_t, local_t)         the loop, backwards
-        dE/dparams = weight_grads(params, operands, inputs, previous, deltas)   once per segment: a sum over its steps
-        dE/dinputs = input_grads(params, inputs, previous, deltas)              once per segment, [K, *batch, D]
+        previous  = recurrent_inputs(previous, local)                           once per segment, as the next two
+        dE/dparams = weight_grads(params, operands, inputs, previous, deltas)   a sum over the steps of the segment
+        dE/dinputs = input_grads(params, inputs, previous, deltas)              [K, *batch, D]
 
     Here `previous` holds s_{t-1} and `states` s_t for every t of the segment. Each cell decides what its delta_t is:
     for a cell with an adjoint by hand dE/dz_t, by default dE/ds_t. All but `prepare` must take any number of batch
@@ -123,6 +124,14 @@ class Cell(abc.ABC):
         previous, projected = local
         _, pullback = jax.vjp(lambda state: self.step(operands, state, projected), previous)
         return pullback(adjoint)[0], adjoint
+
+    def recurrent_inputs(self, previous: State, local: Local) -> ArrayTree:
+        """Returns what the recurrent weights multiply at every step; by default s_{t-1} itself.
+
+        It is what `weight_grads`, `input_grads` and `weight_factors` get as `previous`. The deltas are no place for it:
+        they are linear in dE/ds_t, and some callers add those of several errors up first.
+        """
+        return previous
 
     def weight_grads(
         self, params: Params, operands: Operands, inputs: Array, previous: State, deltas: Deltas

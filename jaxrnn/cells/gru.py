@@ -1,17 +1,20 @@
-"""The gated recurrent unit in its reset-after form, and its adjoint by hand."""
+"""The gated recurrent unit, and the adjoint by hand of its reset-after form; the other is in `reset_before.py`."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from chex import Array
+from chex import Array, ArrayTree
 from jax.typing import DTypeLike
 
+from jaxrnn.arguments import check_choice
+from jaxrnn.cells import reset_before
 from jaxrnn.cells.affine import affine_input_grads, columns, like_rows, sum_of, sum_of_outer_products
-from jaxrnn.cells.base import Deltas, Local, StepResiduals
-from jaxrnn.cells.blocks import BlockCell, BlockOperands
+from jaxrnn.cells.base import Deltas, Local, Operands, StepResiduals
+from jaxrnn.cells.blocks import BlockCell
 from jaxrnn.cells.dropout import scale
 
 
@@ -21,12 +24,12 @@ class GRUParams(NamedTuple):
     U: Array  # [3H, D]
     W: Array  # [3H, H]
     b: Array | None  # [3H]
-    d: Array | None  # [H], inside the reset: torch's b_hn
+    d: Array | None  # [H], inside the reset: torch's b_hn; None where the reset stands before the product
 
 
 @dataclasses.dataclass(frozen=True)
 class GRU(BlockCell):
-    """Defines the GRU cell with the reset after the product, as cuDNN, PyTorch and Keras have it.
+    """Defines the GRU cell, by default with the reset after the product, as cuDNN, PyTorch and Keras have it.
 
         r_t = sigmoid(W_r s_{t-1} + U_r x_t + b_r)           q_t = W_n s_{t-1} + d
         z_t = sigmoid(W_z s_{t-1} + U_z x_t + b_z)           n_t = tanh(U_n x_t + b_n + r_t * q_t)
@@ -41,16 +44,22 @@ class GRU(BlockCell):
 
     Each delta is a_t times a factor that the forward pass knows, so the reverse loop is two products and a sum.
 
+    With `reset="before"` the product within n_t sees a state that is reset already, W_n (r_t * s_{t-1}), as in haiku,
+    in ONNX by default, and in Keras with `reset_after=False`: `jaxrnn.cells.reset_before` has the equations. Each way
+    then has two products, one after the other.
+
     Args:
         inputs, hidden, input_scale: as for `jaxrnn.Elman`.
-        bias: whether there are b and d.
+        bias: whether there are b and, with the reset after the product, d.
         recurrent_scale: modulus of the eigenvalues of the fresh W_r, W_z, W_n, each orthogonal times it.
+        reset: "after" the product, or "before" it; the parameters then have no d, and are else of the same shapes.
 
     Raises:
-        ValueError, TypeError: as for `jaxrnn.Elman`.
+        ValueError: as for `jaxrnn.Elman`; an unknown reset.
+        TypeError: as for `jaxrnn.Elman`.
 
-    Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder", equations 5 to 8, with the
-    reset after the product as in cuDNN.
+    Source: Cho et al. (2014), "Learning phrase representations using RNN encoder-decoder", equations 5 to 8, which
+    have the reset before the product; after it as in cuDNN.
 
     >>> import jax, jaxrnn
     >>> cell = jaxrnn.GRU(inputs=3, hidden=5)
@@ -61,20 +70,36 @@ class GRU(BlockCell):
     bias: bool = True
     input_scale: float = 1.0
     recurrent_scale: float = 1.0
+    reset: Literal["after", "before"] = "after"
     blocks = 3
     params_type = GRUParams
 
-    def fresh_biases(self, dtype: DTypeLike) -> tuple[Array, Array]:
-        """Makes b [3H] and d [H]: zeros."""
-        return jnp.zeros(3 * self.hidden, dtype), jnp.zeros(self.hidden, dtype)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("reset", self.reset, ("after", "before"))
+
+    def fresh_biases(self, dtype: DTypeLike) -> tuple[Array, Array | None]:
+        """Makes b [3H], and with the reset after the product d [H]: zeros."""
+        return jnp.zeros(3 * self.hidden, dtype), jnp.zeros(self.hidden, dtype) if self.reset == "after" else None
+
+    def prepare(self, params: GRUParams) -> Operands:
+        """Lays U^T and W^T out once."""
+        return super().prepare(params) if self.reset == "after" else reset_before.prepare(*params[:3])
+
+    def own_operands(self, operands: Operands, weight: float = 1.0) -> Operands:
+        """Keeps the diagonal of each block of W only."""
+        own = super().own_operands if self.reset == "after" else reset_before.own_operands
+        return own(operands, weight)
 
     def step_with_residuals(
-        self, operands: BlockOperands, state: Array, projected: Array
+        self, operands: Operands, state: Array, projected: Array
     ) -> tuple[Array, tuple[Array, ...]]:
         """Computes s_t, and hands on the gates (r_t, z_t), n_t and q_t."""
         # Measured and no faster (T,B,D,H,V = 100,32,64,128,65, 8.6 ms, and 128,64,128,256,128, 72 ms): to keep the
         # factors of `linearize` instead (8.5 and 74 ms), all in one array (8.6 and 72 ms), the gates in one array (9.0
         # and 74 ms); to hand out a_t alone and make the deltas after the loop (a tenth slower).
+        if self.reset == "before":
+            return reset_before.step(operands, state, projected)
         H = self.hidden
         product = scale(state, operands.dropout_mask) @ operands.W_T  # [*batch, 3H]
         # sigmoid(z) = (1 + tanh(z/2)) / 2: the faster of the two on a CPU
@@ -85,39 +110,58 @@ class GRU(BlockCell):
         return n + z * (state - n), (gates, n, q)
 
     def linearize(
-        self, operands: BlockOperands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
+        self, operands: Operands, inputs: Array, previous: Array, states: Array, residuals: StepResiduals
     ) -> Local:
         """Computes the factors of a_t: z_t [K, *batch, H], and those of delta^r, delta^z, delta^n' [K, *batch, 3H]."""
+        if self.reset == "before":
+            return reset_before.linearize(operands, previous, residuals)
         gates, n, q = residuals
         r, z = jnp.split(gates, 2, -1)
         through_n = (1 - z) * (1 - n * n)
         factors = [through_n * q * r * (1 - r), (previous - n) * z * (1 - z), through_n * r]
         return z, jnp.concatenate(factors, -1), through_n
 
-    def step_adjoint(self, operands: BlockOperands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
+    def step_adjoint(self, operands: Operands, adjoint: Array, local: Local) -> tuple[Array, Deltas]:
         """Computes the deltas, and dE/ds_{t-1} = a_t * z_t + W^T (delta^r, delta^z, delta^n')."""
+        if self.reset == "before":
+            return reset_before.step_adjoint(operands, adjoint, local)
         z, factors, through_n = local
         delta = jnp.concatenate([adjoint, adjoint, adjoint], -1) * factors  # [*batch, 3H]
         return adjoint * z + scale(delta @ operands.W, operands.dropout_mask), (delta, adjoint * through_n)
 
+    def recurrent_inputs(self, previous: Array, local: Local) -> ArrayTree:
+        """Returns s_{t-1}; with the reset before the product beside it r_t * s_{t-1}, which W_n multiplies there."""
+        return previous if self.reset == "after" else (previous, reset_before.reset_states(previous, local))
+
     def weight_grads(
-        self, params: GRUParams, operands: BlockOperands, inputs: Array, previous: Array, deltas: Deltas
+        self, params: GRUParams, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas
     ) -> GRUParams:
         """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
         delta_T, delta_n_T = map(columns, deltas)  # [3H, K, *batch], [H, K, *batch]
         of_inputs = delta_T[: 2 * self.hidden], delta_n_T
+        previous = jax.tree.map(lambda states: scale(states, operands.dropout_mask), previous)
+        if self.reset == "before":
+            of_states = zip(of_inputs, previous, strict=True)
+            W = jnp.concatenate([sum_of_outer_products(part, states, self.hidden) for part, states in of_states])
+        else:
+            W = sum_of_outer_products(delta_T, previous, self.hidden)
         return GRUParams(
             U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in of_inputs]),
-            W=sum_of_outer_products(delta_T, scale(previous, operands.dropout_mask), self.hidden),
+            W=W,
             b=sum_of(self._of_inputs(deltas)) if self.bias else None,
-            d=sum_of(deltas[0][..., 2 * self.hidden :]) if self.bias else None,
+            d=sum_of(deltas[0][..., 2 * self.hidden :]) if self._has_d else None,
         )
 
-    def weight_factors(self, operands: BlockOperands, inputs: Array, previous: Array, deltas: Deltas) -> GRUParams:
+    def weight_factors(self, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas) -> GRUParams:
         """Pairs the factors of the sums in `weight_grads`."""
         of_inputs = self._of_inputs(deltas)
-        pairs = ((of_inputs, None), (deltas[0][..., 2 * self.hidden :], None)) if self.bias else (None, None)
-        return GRUParams((of_inputs, inputs), (deltas[0], scale(previous, operands.dropout_mask)), *pairs)
+        previous = jax.tree.map(lambda states: scale(states, operands.dropout_mask), previous)
+        return GRUParams(
+            U=(of_inputs, inputs),
+            W=reset_before.recurrent_factors(deltas, previous) if self.reset == "before" else (deltas[0], previous),
+            b=(of_inputs, None) if self.bias else None,
+            d=(deltas[0][..., 2 * self.hidden :], None) if self._has_d else None,
+        )
 
     def gates(self, residuals: StepResiduals) -> dict[str, Array]:
         """Names r_t and z_t; z_t = 1 holds the state."""
@@ -127,6 +171,10 @@ class GRU(BlockCell):
     def input_grads(self, params: GRUParams, inputs: Array, previous: Array, deltas: Deltas) -> Array:
         """Computes dE/dx_t = U^T (delta^r, delta^z, delta^n), [K, *batch, D]."""
         return affine_input_grads(params.U, self._of_inputs(deltas))
+
+    @property
+    def _has_d(self) -> bool:
+        return self.bias and self.reset == "after"
 
     def _of_inputs(self, deltas: Deltas) -> Array:
         """Joins (delta^r, delta^z, delta^n), [..., 3H]."""

@@ -74,7 +74,8 @@ def per_example_gradient_norms(
 
     layers = []
     for layer, seen, found in zip(observed.setup.stack.layers, observed.layers, take_back(observed), strict=True):
-        of_examples = jax.tree.map(examples_first, (seen.fed, seen.previous, found.deltas))
+        previous = layer.cell.recurrent_inputs(seen.previous, seen.local)
+        of_examples = jax.tree.map(examples_first, (seen.fed, previous, found.deltas))
         norms = lax.map(lambda x, layer=layer: weight_norms(layer, *x), of_examples)
         layers.append(jax.tree.map(lambda leaf: leaf.reshape(batch), norms))
     total = jnp.sqrt(sum(leaf * leaf for leaf in jax.tree.leaves(layers)))
@@ -90,7 +91,7 @@ def weight_norms(layer: PreparedCell, fed: Array, previous: State, deltas: Delta
 
     Args:
         layer: the layer.
-        fed, previous, deltas: of some steps, [K, *batch, ...].
+        fed, previous, deltas: of some steps, [K, *batch, ...]; `previous` as `Cell.recurrent_inputs` gives it.
     """
     factors = layer.cell.weight_factors(layer.operands, fed, previous, deltas)
     if factors is None:

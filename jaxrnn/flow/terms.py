@@ -158,8 +158,12 @@ def _take_rows_back(observed: Observed, rows: Array) -> tuple[tuple, tuple, tupl
         return jax.tree.map(lambda leaf: jnp.where(t == T - 1, leaf, 0), observed.sums.adjoints)
 
     one_each, residuals = every_step(steps, observed.residuals)
-    seen = [each.fed for each in observed.layers], [each.previous for each in observed.layers]
-    g, seen = jax.tree.map(lambda leaf: leaf[:, None], (observed.g, seen))
+    fed = [each.fed for each in observed.layers]
+    previous = [
+        layer.cell.recurrent_inputs(each.previous, each.local)
+        for layer, each in zip(stack.layers, observed.layers, strict=True)
+    ]
+    g, seen = jax.tree.map(lambda leaf: leaf[:, None], (observed.g, (fed, previous)))
     xs = jnp.arange(T), g, one_each, residuals, seen
     adjoints, (sums, norms, deltas) = lax.scan(step, jax.vmap(at_the_end)(rows), xs, reverse=True)
     return (sums, jax.tree.map(lambda leaf: leaf.sum(0), adjoints)), norms, deltas

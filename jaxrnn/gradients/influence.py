@@ -13,6 +13,7 @@ import numpy as np
 from chex import Array
 from jax.flatten_util import ravel_pytree
 
+from jaxrnn.arguments import cast_like
 from jaxrnn.cells.base import Cell, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.associative import WARN_BYTES, flatten, unflatten
 
@@ -83,17 +84,21 @@ class OwnUnit:
         """Takes a step: P_t = J_t P_{t-1} + d+ s_t/dtheta, as far as both are kept."""
 
         def step(before: State, x: Array, influence: Params) -> tuple[State, Params]:
-            cell, operands = self.cell, self.cell.prepare(self.params)
-            after, pull, residuals = jax.vjp(lambda params: _step(cell, params, before, x), self.params, has_aux=True)
+            cell, operands, one = self.cell, self.cell.prepare(self.params), x[None]
+            after, residuals = _step(cell, self.params, before, x)
             kept = jax.tree.map(lambda leaf: leaf[None], (before, after, residuals))
-            local = jax.tree.map(lambda leaf: leaf[0], cell.linearize(operands, x[None], *kept))
-            own = cell.own_operands(operands, self.weight)
+            of_one = cell.linearize(operands, one, *kept)
+            previous, local = cell.recurrent_inputs(kept[0], of_one), jax.tree.map(lambda leaf: leaf[0], of_one)
+            own, carried = cell.own_operands(operands), cell.own_operands(operands, self.weight)
             leaves, structure = jax.tree.flatten(after)
             rows, immediate = [], []
             for ones in np.eye(self.parts):  # as units reach but themselves, a sum over units is each one's own
                 unit = jax.tree.unflatten(structure, list(map(jnp.full_like, leaves, ones)))
-                rows.append(jnp.stack(jax.tree.leaves(cell.step_adjoint(own, unit, local)[0])))
-                immediate.append(pull(unit)[0])
+                rows.append(jnp.stack(jax.tree.leaves(cell.step_adjoint(carried, unit, local)[0])))
+                # Of the way from a weight to its unit within the step, what leads through other units is left out too.
+                deltas = jax.tree.map(lambda leaf: leaf[None], cell.step_adjoint(own, unit, local)[1])
+                grads = cell.weight_grads(self.params, own, one, previous, deltas)
+                immediate.append(cast_like(grads, self.params))
             J = jnp.stack(rows)  # [p, p, H]
 
             def moved(kept: Array, *added: Array) -> Array:  # kept [p, m H, ...]

@@ -47,7 +47,8 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
         "snap1"  of P what a weight reaches in one step, the p numbers of its own unit; of J what units do to
                  themselves. B p P numbers and B p^2 P operations for every step, p = 1, of an LSTM 2: the order of
                  BPTT's, but elementwise and for each sequence apart, and some times slower where BPTT is matrix
-                 products. Exact where units do not see one another.
+                 products. Exact where units do not see one another. In a GRU that resets before the product r_t of
+                 one unit reaches all others within the step: of that too only what reaches its own unit is kept.
         "rflo"   as snap1, and J without any recurrent weight: of a GRU the way through z_t, of an LSTM that through
                  f_t. A plain Elman cell has no such way: there only the immediate derivative is left, BPTT truncated
                  to the step itself. The errors come back through V^T as they do in BPTT; the random feedback of the

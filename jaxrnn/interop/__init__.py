@@ -8,9 +8,11 @@ copies. Every direction of every layer is
     Keras      kernel = U^T       recurrent_kernel = W^T    bias = b                            GRU: bias = (b; 0, 0, d)
 
 where G is 1 for Elman, 4 for the LSTM (rows i, f, g, o), 3 for the GRU (rows r, z, n, in Keras z, r, n). Only the
-sum of two biases counts, except for n in a GRU, where the reset stands between them; `from_torch` and `from_keras` add
-them. So a conversion from jaxrnn to torch or Keras and back is exact, bit for bit, and so is every round trip from
-there after the first. Arrays keep their dtype, but JAX computes with float64 only if `jax_enable_x64` is on.
+sum of two biases counts, except for n in a GRU that resets after the product, where the reset stands between them;
+`from_torch` and `from_keras` add them. A GRU that resets before the product has no d, and in Keras one bias, bias = b;
+torch has no such GRU. So a conversion from jaxrnn to torch or Keras and back is exact, bit for bit, and so is every
+round trip from there after the first. Arrays keep their dtype, but JAX computes with float64 only if `jax_enable_x64`
+is on.
 """
 
 from jaxrnn.interop.files import load, save

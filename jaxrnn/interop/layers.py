@@ -18,43 +18,49 @@ from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams, Layer
 
 Activation = Literal["tanh", "relu"]
 Merge = Literal["concatenate", "sum"]
+Reset = Literal["after", "before"]
 Kind = type[Elman] | type[GRU] | type[LSTM]
 KINDS: tuple[Kind, ...] = (Elman, GRU, LSTM)
 
 
 def assemble(
-    kind: Kind, activation: Activation, directions: list[list[np.ndarray]], merge: Merge = "concatenate"
+    kind: Kind,
+    activation: Activation,
+    directions: list[list[np.ndarray]],
+    merge: Merge = "concatenate",
+    reset: Reset = "after",
 ) -> tuple[Layer, Params]:
     """Returns the layer and its parameters, from the arrays of one direction or two; raises for a wrong activation."""
     check_choice("activation", activation, ("tanh", "relu"))
     if kind is not Elman and activation != "tanh":
         kinds = f"{activation!r} with weights of {kind.__name__}"
         raise ValueError(f"activation is for a plain recurrent layer, got {kinds}")
-    cells, params = zip(*(_cell(kind, activation, *arrays) for arrays in directions), strict=True)
+    options: dict[Kind, dict[str, str]] = {Elman: {"activation": activation}, GRU: {"reset": reset}, LSTM: {}}
+    cells, params = zip(*(_cell(kind, options[kind], *arrays) for arrays in directions), strict=True)
     if len(cells) == 1:
         return cells[0], params[0]
     forward, backward = cells
     return Bidirectional(forward, backward, merge), BidirectionalParams(*params)
 
 
-def _cell(kind: Kind, activation: Activation, U: np.ndarray, W: np.ndarray, *biases: np.ndarray) -> tuple[Cell, Params]:
-    """Returns a cell and its parameters from U, W and up to two biases; a GRU has two or none."""
+def _cell(kind: Kind, options: Any, U: np.ndarray, W: np.ndarray, *biases: np.ndarray) -> tuple[Cell, Params]:
+    """Returns a cell and its parameters from U, W and up to two biases; a GRU that resets after has two or none."""
     H = W.shape[1]
-    options: dict[str, Any] = {"activation": activation} if kind is Elman else {}
     cell = kind(U.shape[1], H, bias=bool(biases), **options)
     if len(biases) == 2:
         b, second = biases
         total = np.where(second == 0, b, b + second)  # not b + 0, which would make 0 of -0
-        # In a GRU the reset stands between the two biases of n.
-        biases = (np.concatenate([total[: 2 * H], b[2 * H :]]), second[2 * H :]) if kind is GRU else (total,)
-    without = (None, None) if kind is GRU else (None,)
-    return cell, kind.params_type(U, W, *(biases or without))
+        # With the reset after the product it stands between the two biases of n.
+        apart = options.get("reset") == "after"
+        biases = (np.concatenate([total[: 2 * H], b[2 * H :]]), second[2 * H :]) if apart else (total,)
+    count = len(kind.params_type._fields) - 2
+    return cell, kind.params_type(U, W, *biases, *[None] * (count - len(biases)))
 
 
 def directions_of(layer: Layer, params: Params) -> Iterator[tuple[Cell, list[np.ndarray]]]:
     """Yields the cell of every direction, and its U, W and, if there is a bias, both biases of torch."""
     both = params if isinstance(layer, Bidirectional) else [params]
-    for cell, cell_params in zip(_cells(layer), both, strict=True):
+    for cell, cell_params in zip(cells_of(layer), both, strict=True):
         U, W, *biases = (as_numpy("params", leaf) for leaf in cell_params if leaf is not None)
         if biases:
             b, *d = biases
@@ -66,17 +72,17 @@ def check_layers(name: str, layers: Mapping[str, Layer], whose: str) -> None:
     """Raises unless the cells of all layers are jaxrnn's own and differ in their inputs and initialization only."""
     cells = []
     for place, layer in layers.items():
-        for cell in _cells(layer):
+        for cell in cells_of(layer):
             if type(cell) not in KINDS:
                 raise TypeError(f"{place} must be an Elman, GRU or LSTM cell or a Bidirectional of two, got {cell!r}")
             cells.append(cell)
-    for trait in ("kind", "hidden", "bias", "activation"):
+    for trait in ("kind", "hidden", "bias", "activation", "reset"):
         found = [type(cell).__name__ if trait == "kind" else getattr(cell, trait, None) for cell in cells]
         if len(set(found)) > 1:
             raise ValueError(f"{name} must have one {trait}, as {whose} do, got {', '.join(map(str, found))}")
 
 
-def _cells(layer: Layer) -> tuple[Cell, ...]:
+def cells_of(layer: Layer) -> tuple[Cell, ...]:
     """Returns the cells of a layer, one for each direction."""
     return (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,)
 

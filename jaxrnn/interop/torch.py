@@ -1,16 +1,25 @@
-"""Conversions from and to the state dicts of torch.nn.RNN, GRU and LSTM."""
+"""Conversions from and to the state dicts of torch.nn.RNN, GRU and LSTM; from those of RNNCell, GRUCell, LSTMCell."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from jaxrnn.cells.base import Params
-from jaxrnn.interop.layers import KINDS, as_floats, assemble, check_layers, check_names, check_shape, directions_of
+from jaxrnn.interop.layers import (
+    KINDS,
+    as_floats,
+    assemble,
+    cells_of,
+    check_layers,
+    check_names,
+    check_shape,
+    directions_of,
+)
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.scan import check_params
 
@@ -21,15 +30,16 @@ SUFFIXES = ("", "_reverse")  # of the directions
 def from_torch(
     tensors: Mapping[str, ArrayLike], activation: Literal["tanh", "relu"] = "tanh", prefix: str = ""
 ) -> tuple[tuple[Layer, ...], tuple[Params, ...]]:
-    """Returns layers and their parameters from the state dict of a torch.nn.RNN, GRU or LSTM.
+    """Returns layers and their parameters from the state dict of a torch.nn.RNN, GRU or LSTM, or of one step's cell.
 
         U = weight_ih       W = weight_hh       b = bias_ih + bias_hh       (GRU, rows of n: b = bias_ih, d = bias_hh)
 
     Args:
         tensors: name -> array, or what `np.asarray` turns into one: `weight_ih_l0` [G H, D], `weight_hh_l0` [G H, H],
             `bias_ih_l0` and `bias_hh_l0` [G H] (or neither), `_l1` and so on for the layers above, each of them with
-            `_reverse` at its end for the backward direction. The shapes tell G, and so the kind of module.
-        activation: "tanh" or "relu", the nonlinearity of a torch.nn.RNN, which its weights do not tell.
+            `_reverse` at its end for the backward direction. The shapes tell G, and so the kind of module. Of a
+            torch.nn.RNNCell, GRUCell or LSTMCell the names have no `_l0`; it gives a single layer.
+        activation: "tanh" or "relu", the nonlinearity of a torch.nn.RNN or RNNCell, which its weights do not tell.
         prefix: the start of the names in the state dict of a larger module, such as "rnn."; all others are ignored.
 
     Returns:
@@ -48,11 +58,12 @@ def from_torch(
     """
     found, names = _torch_tensors(tensors, prefix)
     arrays = {name: as_floats(f"tensors[{prefix + name!r}]", value) for name, value in found.items()}
-    W = arrays["weight_hh_l0"]
+    of_U, of_W, *_ = names[0][0]
+    W = arrays[of_W]
     kind = next((kind for kind in KINDS if W.ndim == 2 and W.shape[0] == kind.blocks * W.shape[1]), None)
     if kind is None:
-        raise ValueError(f"weight_hh_l0 must be [H, H], [3H, H] or [4H, H], as of RNN, GRU, LSTM, got shape {W.shape}")
-    D, H = np.atleast_2d(arrays["weight_ih_l0"]).shape[1], W.shape[1]
+        raise ValueError(f"{of_W} must be [H, H], [3H, H] or [4H, H], as of RNN, GRU, LSTM, got shape {W.shape}")
+    D, H = np.atleast_2d(arrays[of_U]).shape[1], W.shape[1]
     layers: list[Layer] = []
     params: list[Params] = []
     for directions in names:
@@ -83,7 +94,7 @@ def to_torch(layers: Sequence[Layer], params: Sequence[Params]) -> dict[str, np.
     Raises:
         TypeError: layers that are not a sequence of jaxrnn's own, or parameters of other layers.
         ValueError: layers that one torch module cannot express: of several kinds, sizes or activations, with bias and
-            without, bidirectional and not, or bidirectional with a sum.
+            without, bidirectional and not, or bidirectional with a sum; a GRU that resets before the product.
 
     >>> import jax, jaxrnn, jaxrnn.interop
     >>> cell = jaxrnn.LSTM(3, 5)
@@ -107,13 +118,23 @@ def _torch_tensors(tensors: Mapping[str, ArrayLike], prefix: str) -> tuple[dict[
     found = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if "weight_hr_l0" in found:
         raise ValueError("tensors must have no projection, got weight_hr_l0: jaxrnn has nothing like torch's proj_size")
+    names = _names_like(found)
+    cause = (
+        f"is prefix={prefix!r} all that stands before weight_ih_l0 in the names of one torch.nn.RNN, GRU or LSTM, or "
+        f"before weight_ih in those of one RNNCell, GRUCell or LSTMCell?"
+    )
+    check_names("tensors", found, [name for directions in names for name in itertools.chain(*directions)], cause)
+    return found, names
+
+
+def _names_like(found: Collection[str]) -> list[list[list[str]]]:
+    """Returns the names that a module of these weights must have, by layer and direction."""
+    if "weight_ih" in found:  # of one step's cell
+        return [[list(FIELDS if "bias_ih" in found else FIELDS[:2])]]
     depth = max(1, next(i for i in itertools.count() if f"weight_ih_l{i}" not in found))
     suffixes = SUFFIXES if "weight_ih_l0_reverse" in found else SUFFIXES[:1]
     fields = FIELDS if "bias_ih_l0" in found else FIELDS[:2]
-    names = [[[f"{field}_l{i}{suffix}" for field in fields] for suffix in suffixes] for i in range(depth)]
-    cause = f"is prefix={prefix!r} all that stands before weight_ih_l0 in the names of one torch.nn.RNN, GRU or LSTM?"
-    check_names("tensors", found, [name for directions in names for name in itertools.chain(*directions)], cause)
-    return found, names
+    return [[[f"{field}_l{i}{suffix}" for field in fields] for suffix in suffixes] for i in range(depth)]
 
 
 def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> None:
@@ -126,6 +147,9 @@ def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> No
         raise ValueError(f"layers and params must have one entry per layer, as params.layers has, got {came}")
     named = {f"layers[{i}]": layer for i, layer in enumerate(layers)}
     check_layers("layers", named, "the layers and directions of a torch module")
+    resets = {getattr(cell, "reset", "after") for layer in layers for cell in cells_of(layer)}
+    if resets != {"after"}:
+        raise ValueError('layers must have reset="after", as torch\'s GRU has, got "before": another recurrence')
     merges = {layer.merge if isinstance(layer, Bidirectional) else "none" for layer in layers}
     if merges not in ({"none"}, {"concatenate"}):
         came = ", ".join(sorted(merges))

@@ -66,7 +66,7 @@ def reverse_segment(
     adjoint, deltas, step_adjoints = scan_adjoints(
         layer, flags, g, local, adjoint, options.return_adjoints or vanishing is not None
     )
-    norms = None
+    previous, norms = cell.recurrent_inputs(previous, local), None
     if options.return_norms:
         norms = StepNorms(_norms(deltas), _norms(step_adjoints.after))
     if vanishing is not None:

@@ -41,14 +41,14 @@ def layer_bytes(cell: Cell, params: Params, inputs: Array, state: State) -> Step
         previous, states, residuals = jax.tree.map(lambda leaf: leaf[None], (state, after, residuals))
         local = cell.linearize(operands, x, previous, states, residuals)
         delta = cell.step_adjoint(operands, after, jax.tree.map(lambda leaf: leaf[0], local))[1]
-        return residuals, (local, delta)
+        return residuals, (local, delta, cell.recurrent_inputs(previous, local))
 
     step = jax.ShapeDtypeStruct((1, *inputs.shape[1:]), inputs.dtype)
     residuals, factors = jax.eval_shape(reverse_step, params, step, state)
     seen = nbytes(step)
     if is_integer(inputs) and cell.inputs <= ONE_HOT_TOKENS:
         seen *= cell.inputs
-    return StepBytes(nbytes(state), nbytes(residuals), seen + nbytes(([state] * 2, factors)))
+    return StepBytes(nbytes(state), nbytes(residuals), seen + nbytes((state, factors)))
 
 
 def nbytes(tree: ArrayTree) -> int:

@@ -19,8 +19,8 @@ from jaxrnn.cells.base import Deltas, Params, State, add_to_hidden, hidden_of
 from jaxrnn.cells.dropout import drop
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.both_ways import PairResiduals, PreparedPair, reverse_pair
-from jaxrnn.layer.bptt import Reversed, reverse_segment
-from jaxrnn.layer.masking import Adjoint, enter
+from jaxrnn.layer.bptt import Reversed, linearize_segment, reverse_segment
+from jaxrnn.layer.masking import Adjoint
 from jaxrnn.layer.prepared import Recompute
 from jaxrnn.layer.scan import Residuals, forward_segment, previous_states
 from jaxrnn.network.batch import Steps, read
@@ -151,7 +151,7 @@ def weight_grads(
     """Sums delta_t x_t^T and delta_t s_{t-1}^T over some steps, for every layer."""
     found, inputs = [], inputs_of(stack, steps, residuals)[:-1]
     for layer, fed, kept, delta in zip(stack.layers, inputs, residuals, deltas, strict=True):
-        previous = enter(steps.flags, layer.initial, previous_states(kept))
+        previous = layer.cell.recurrent_inputs(*linearize_segment(layer, fed, steps.flags, kept))
         found.append(layer.cell.weight_grads(layer.params, layer.operands, fed, previous, delta))
     return tuple(found)
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 EXACT = 1e-12
 
 
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM"])
 def test_it_is_what_the_products_see(Cell):
     """With W diag(keep) for W, one sequence at a time."""
     problem = Problem(CELLS[Cell])

@@ -14,7 +14,7 @@ from jaxrnn import flow
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM", "user"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM", "user"])
 def test_jacobians_are_those_of_autodiff(Cell):
     problem = Problem(CELLS[Cell], stateful=True)
     (cell, params, inputs, start), T = problem.layer(), problem.T

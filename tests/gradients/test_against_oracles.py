@@ -49,7 +49,14 @@ def test_double_sum(T):
 
 @pytest.mark.parametrize(
     ("objective", "Cell"),
-    [("labels", "Elman"), ("probabilities", "relu"), ("sigmoid", "GRU"), ("squared", "LSTM"), ("user", "relu")],
+    [
+        ("labels", "Elman"),
+        ("probabilities", "relu"),
+        ("sigmoid", "GRU"),
+        ("labels", "GRU before"),
+        ("squared", "LSTM"),
+        ("user", "relu"),
+    ],
 )
 def test_central_differences(objective, Cell):
     """Along random directions of each parameter by itself, through two layers, weights and a state."""

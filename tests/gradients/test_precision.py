@@ -90,7 +90,7 @@ def test_float32_is_exact_with_every_option(row):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("backward", ["sequential", "associative"])
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM", "user"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM", "user"])
 def test_a_layer_in_float32(Cell, backward):
     """Either way round, with masks and resets and without."""
     problem = Problem(CELLS[Cell], stateful=True, masked=True, reset=True)
@@ -128,7 +128,7 @@ def test_bfloat16_segments_are_added_in_float32():
     assert relative_error(run(1), run(1024)) < 0.05
 
 
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM"])
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_bfloat16_computes_in_it_and_sums_in_float32(Cell, both_ways):
     problem = Problem(CELLS[Cell], depth=2, T=6, both_ways=both_ways, merge="sum")

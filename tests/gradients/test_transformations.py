@@ -20,6 +20,7 @@ VARIANTS = {
     "LSTM, all options": Problem(CELLS["LSTM"], 2, **ALL),
     "Elman, both ways": Problem(CELLS["Elman"], 2, both_ways=True, merge="sum", **ALL),
     "GRU, both ways": Problem(CELLS["GRU"], 2, both_ways=True, merge="sum", **ALL),
+    "GRU before": Problem(CELLS["GRU before"], recurrent_dropout=0.3),
 }
 
 

@@ -175,7 +175,7 @@ def test_one_answer_for_a_sequence(truncate):
     assert relative_error(grads, jax.jit(jax.grad(loss))(params)) <= EXACT
 
 
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM", "user"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM", "user"])
 def test_lags_stop_where_the_terms_fall_under_the_tolerance(Cell):
     """The gradient is within the bound, the bound is not idle, and a smaller tolerance reaches further."""
     problem = Problem(CELLS[Cell], T=120, batch=(2,))

@@ -42,6 +42,7 @@ def waves(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [array.reshape(shape).astype(np.float32) for array, shape in zip(numbers, shapes, strict=True)]
 
 
+RESET_BEFORE = {"reset": "before"}  # of `from_keras`, for a GRU with reset_after=False
 KERNELS = {
     "SimpleRNN": [(3, 2), (2, 2), (2,)],
     "GRU": [(3, 6), (2, 6), (2, 6)],
@@ -109,6 +110,14 @@ for kind, shapes in KERNELS.items():
         f"{kind} waves, concatenate": Example(kind, waves(*2 * shapes), WAVES),
         f"{kind} waves, sum": Example(kind, waves(*2 * shapes), WAVES, {"merge": "sum"}),
     }
+BEFORE = waves((3, 6), (2, 6), (6,))  # which tell by their bias
+IN_WAVES |= {
+    "GRU before waves": Example("GRU", BEFORE, WAVES),
+    "GRU before waves, no bias": Example("GRU", BEFORE[:2], WAVES, RESET_BEFORE),
+    "GRU before waves, mask": Example("GRU", BEFORE, WAVES, RESET_BEFORE, mask=MASK),
+    "GRU before waves, reverse": Example("GRU", BEFORE, WAVES, reverse=True),
+    "GRU before waves, concatenate": Example("GRU", waves(*2 * [(3, 6), (2, 6), (6,)]), WAVES),
+}
 EXAMPLES = ALIKE | IN_WAVES
 
 
@@ -199,12 +208,20 @@ def test_keras_known_answers_in_both_directions(answers: dict) -> None:
         ("SimpleRNN waves, no bias", [[-0.26279944, -0.39058074], [0.02372421, 0.11817096]]),
         ("GRU waves", [[0.3782177, 0.25801972], [0.24790965, 0.30942819]]),
         ("GRU waves, no bias", [[0.13301583, -0.75439793], [-0.3436735, -0.4919259]]),
+        ("GRU before waves", [[0.40239728, 0.15239088], [0.13025156, 0.20847441]]),
+        ("GRU before waves, no bias", [[0.11543941, -0.72866392], [-0.33475068, -0.48117992]]),
+        ("GRU before waves, mask", [[0.43728271, 0.10496716], [0.00592106, 0.10533202]]),
         ("LSTM waves", [[0.24625535, 0.09894925], [0.11654456, 0.16392681]]),
         ("LSTM waves, no bias", [[0.19630016, 0.05640403], [0.01089074, 0.08521304]]),
     ],
 )
 def test_keras_computes_the_same(answers: dict, name: str, expected: list) -> None:
     assert close(answers[name][0][-1], expected)
+
+
+def test_keras_computes_the_same_backwards(answers: dict) -> None:
+    hidden, _ = answers["GRU before waves, reverse"]
+    assert close(hidden[0], [[0.30512407, 0.23794614], [0.19967815, 0.26218671]])
 
 
 @pytest.mark.parametrize(
@@ -220,6 +237,10 @@ def test_keras_computes_the_same(answers: dict, name: str, expected: list) -> No
             [[0.24394248, 0.17480268, -0.62062979, -0.68651158], [0.22920352, 0.13263822, -0.11032034, -0.58465135]],
         ),
         ("GRU waves, sum", [[-0.37668729, -0.51170892], [0.11888318, -0.45201313]]),
+        (
+            "GRU before waves, concatenate",
+            [[0.28013891, 0.13079126, -0.38724712, -0.46603292], [0.20221326, 0.0715722, 0.34952769, -0.34712359]],
+        ),
         (
             "LSTM waves, concatenate",
             [[0.19475411, 0.06752098, 0.07042462, -0.10427895], [0.20962581, 0.11167581, 0.06356771, -0.17162837]],
@@ -239,7 +260,7 @@ class Mine(jaxrnn.GRU):
 
 
 ELMAN, GRU, LSTM = (stack(kind)[0] for kind in ("tanh", "GRU", "LSTM"))
-RELU = jaxrnn.Elman(D, H, "relu")
+RELU, RESETS = jaxrnn.Elman(D, H, "relu"), jaxrnn.GRU(D, H, reset="before")
 weights = [np.ones(array.shape) for array in interop.to_keras(GRU, params_of((GRU,))[0])]
 
 KERAS_IN: dict[str, tuple] = {
@@ -252,15 +273,26 @@ KERAS_IN: dict[str, tuple] = {
     "one array in a list": (("GRU", weights[:1]), ValueError, "weights must be 2 or 3 .* got 1"),
     "five arrays": (("GRU", (weights * 2)[:5]), ValueError, "weights must be 2 or 3 .* got 5"),
     "another kind": (("LSTM", weights), ValueError, r"weights\[0\] must have shape \(3, 20\), got \(3, 15\); .* LSTM"),
-    "reset before": (
-        ("GRU", [*weights[:2], np.ones(15)]),
+    "an unknown reset": (("GRU", weights, "tanh", "concatenate", "never"), ValueError, "reset must be one of"),
+    "a reset of an LSTM": (
+        ("LSTM", constants("LSTM", D, H), "tanh", "concatenate", "before"),
         ValueError,
-        r"weights\[2\] must be \(2, 15\).* reset_after=False",
+        "reset is for a GRU, got 'before' with weights of LSTM",
     ),
-    "reset before, backwards": (
+    "reset before, and two biases": (
+        ("GRU", weights, "tanh", "concatenate", "before"),
+        ValueError,
+        r"weights\[2\] must have shape \(15,\), got \(2, 15\).* reset_after=False",
+    ),
+    "reset after, and one bias": (
+        ("GRU", [*weights[:2], np.ones(15)], "tanh", "concatenate", "after"),
+        ValueError,
+        r"weights\[2\] must have shape \(2, 15\), got \(15,\).* reset_after=True",
+    ),
+    "reset before, backwards alone": (
         ("GRU", [*weights, *weights[:2], np.ones(15)]),
         ValueError,
-        r"weights\[5\] must be \(2, 15\).* reset_after=False",
+        r"weights\[5\] must have shape \(2, 15\), got \(15,\)",
     ),
     "a bias of one": (("GRU", [*weights[:2], np.ones((2, 1))]), ValueError, r"weights\[2\] must have shape \(2, 15\)"),
     "transposed": (("GRU", [weights[0].T, *weights[1:]]), ValueError, r"weights\[0\] must have shape \(15, 15\)"),
@@ -276,6 +308,7 @@ KERAS_OUT: dict[str, tuple] = {
     "two layers": (((GRU, GRU), params_of((GRU, GRU))), TypeError, "layer must be an Elman"),
     "a user's cell": ((Mine(D, H), params_of((GRU,))[0]), TypeError, "layer must be an Elman.* got Mine"),
     "two kinds": ((jaxrnn.Bidirectional(ELMAN, GRU), ()), ValueError, "layer must have one kind.* Elman, GRU"),
+    "two resets": ((jaxrnn.Bidirectional(GRU, RESETS), ()), ValueError, "layer must have one reset.* after, before"),
     "two activations": ((jaxrnn.Bidirectional(ELMAN, RELU), ()), ValueError, "layer must have one activation"),
     "another's parameters": ((GRU, params_of((LSTM,))[0]), TypeError, "params must have the structure"),
     "parameters of a stack": ((GRU, params_of((GRU,))), TypeError, "params must have the structure"),

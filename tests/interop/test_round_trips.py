@@ -43,6 +43,20 @@ def test_round_trips_are_exact(kind: str, bidirectional: bool, bias: bool, dtype
     assert all(leaf.flags.writeable for leaf in jax.tree.leaves(loaded))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_gru_that_resets_before_goes_to_keras_and_back(bias: bool, tmp_path: pathlib.Path) -> None:
+    cell = jaxrnn.GRU(D, H, bias=bias, reset="before")
+    for layer in (cell, jaxrnn.Bidirectional(cell, cell)):
+        (params,) = params_of((layer,), np.float64)
+        weights = interop.to_keras(layer, params)
+        assert [array.shape for array in weights[: 2 + bias]] == [(D, 3 * H), (H, 3 * H), (3 * H,)][: 2 + bias]
+        came, back = interop.from_keras("GRU", weights, reset=None if bias else "before")
+        assert came == layer
+        assert_same(back, params)
+        interop.save(tmp_path / "layer.safetensors", params)
+        assert_same(interop.load(tmp_path / "layer.safetensors", like=params), params)
+
+
 def test_sums_of_biases_come_back_as_one() -> None:
     """What the second bias of torch and Keras becomes: part of b, but for n in a GRU."""
     first, second = np.arange(1.0, 16), 100 * np.arange(1.0, 16)

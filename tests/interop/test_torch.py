@@ -187,6 +187,30 @@ def test_torch_tensors_that_numpy_cannot_read_are_told() -> None:
         interop.from_torch(module.to(torch.bfloat16).state_dict())
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("name", "kind"), [("RNNCell", "relu"), ("GRUCell", "GRU"), ("LSTMCell", "LSTM")])
+def test_the_cell_of_one_step_gives_a_layer(name: str, kind: str, bias: bool) -> None:
+    torch = pytest.importorskip("torch")
+    options = {"nonlinearity": "relu"} if kind == "relu" else {}
+    module = getattr(torch.nn, name)(D, H, bias, **options)
+    ((layer,), (params,)) = interop.from_torch(module.state_dict(), activation_of(kind))
+    assert layer == stack(kind, bias=bias)[0]
+    inputs, state = torch.randn(T, B, D), None
+    for x in inputs:
+        state = module(x, state)
+    _, final = jaxrnn.unroll(layer, params, inputs.numpy())
+    theirs = state if kind == "LSTM" else (state,)
+    assert relative_error(jax.tree.leaves(final), [part.detach().numpy() for part in theirs]) <= 1e-5
+
+
+def test_the_names_of_a_cell_of_one_step() -> None:
+    (layer,), (params,) = stack("GRU"), params_of(stack("GRU"))
+    of_cell = {name.removesuffix("_l0"): array for name, array in interop.to_torch([layer], [params]).items()}
+    (came,), (back,) = interop.from_torch({f"core.{name}": array for name, array in of_cell.items()}, prefix="core.")
+    assert came == layer
+    assert_same(back, params)
+
+
 def test_a_larger_module_gives_what_has_the_prefix() -> None:
     layers = stack("LSTM", 2)
     params = params_of(layers)
@@ -206,6 +230,7 @@ class Mine(jaxrnn.GRU):
 ELMAN, GRU, LSTM = (stack(kind)[0] for kind in ("tanh", "GRU", "LSTM"))
 WIDE = jaxrnn.Elman(5, 6)
 RELU, BARE = jaxrnn.Elman(D, H, "relu"), jaxrnn.Elman(D, H, bias=False)
+RESETS = jaxrnn.GRU(D, H, reset="before")
 SUMMED = jaxrnn.Bidirectional(ELMAN, ELMAN, "sum")
 tensors = {name: np.ones(array.shape) for name, array in interop.to_torch([GRU], params_of((GRU,))).items()}
 
@@ -220,6 +245,22 @@ TORCH_IN: dict[str, tuple] = {
         "unknown rnn.weight.*prefix=''",
     ),
     "another prefix": ((tensors, "tanh", "rnn."), ValueError, "missing weight_ih_l0.*prefix='rnn.'"),
+    "a cell in a larger module": (
+        ({"core.weight_ih": np.ones(1)},),
+        ValueError,
+        "before weight_ih in those of one RNNC",
+    ),
+    "one bias of a cell": (
+        ({"weight_ih": np.ones((15, 3)), "weight_hh": np.ones((15, 5)), "bias_ih": np.ones(15)},),
+        ValueError,
+        "missing bias_hh;",
+    ),
+    "a cell and a layer": ((tensors | {"weight_ih": np.ones((15, 3))},), ValueError, "missing weight_hh"),
+    "rows of no cell": (
+        ({"weight_ih": np.ones((10, 3)), "weight_hh": np.ones((10, 5))},),
+        ValueError,
+        r"weight_hh must be .* \(10, 5\)",
+    ),
     "one bias": (({n: a for n, a in tensors.items() if n != "bias_hh_l0"},), ValueError, "missing bias_hh_l0"),
     "the second bias": (({n: a for n, a in tensors.items() if n != "bias_ih_l0"},), ValueError, "unknown bias_hh_l0"),
     "a layer left out": ((tensors | {"weight_ih_l2": np.ones(2)},), ValueError, "unknown weight_ih_l2"),
@@ -250,6 +291,7 @@ TORCH_OUT: dict[str, tuple] = {
     "two sizes": (((ELMAN, WIDE), ((), ())), ValueError, "one hidden, .* got 5, 6"),
     "two activations": (((ELMAN, RELU), ((), ())), ValueError, "one activation, .* got tanh, relu"),
     "a bias and none": (((ELMAN, BARE), ((), ())), ValueError, "one bias, .* got True, False"),
+    "a reset before": (((RESETS,), params_of((RESETS,))), ValueError, 'must have reset="after", as torch'),
     "a sum": (((SUMMED,), ((),)), ValueError, 'one merge, none or "concatenate", .* got sum'),
     "one way, then both": (((*stack("tanh"), *stack("tanh", 1, True)), ((), ())), ValueError, "got concatenate, none"),
     "layers that do not chain": (((ELMAN, ELMAN), ((), ())), ValueError, r"layers\[0\] has 5 .* layers\[1\] expects 3"),

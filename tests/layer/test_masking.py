@@ -51,7 +51,7 @@ def of_a_piece(net):
 
 
 @pytest.mark.parametrize("breaks", ["mask", "reset", "both"])
-@pytest.mark.parametrize("Cell", ["Elman", "GRU", "LSTM", "user"])
+@pytest.mark.parametrize("Cell", ["Elman", "GRU", "GRU before", "LSTM", "user"])
 def test_the_loss_is_that_of_the_pieces(Cell, breaks):
     """Packed equals apart, padded equals cut, with holes equals without; gradient and final state too."""
     problem = Problem(CELLS[Cell], weighted=True, stateful=True)
@@ -103,7 +103,7 @@ def test_any_mask_and_any_resets(flags):
 
 ROWS = pairwise(
     {
-        "Cell": ("Elman", "GRU", "LSTM", "user"),
+        "Cell": ("Elman", "GRU", "GRU before", "LSTM", "user"),
         "gradient": ("bptt", "autodiff"),
         "tokens": (False, True),
         "jit": (True, False),
