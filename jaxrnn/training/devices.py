@@ -1,0 +1,59 @@
+"""The devices of a training: a mesh of them, arrays spread over it, and how many of them are worth it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+
+AXIS = "data"  # of the mesh: the one that a batch is spread over
+
+
+def devices_of_a_process() -> int:
+    """Returns how many devices every process has."""
+    return min(map(len, _by_process().values()))
+
+
+def make_mesh(devices: int) -> Mesh:
+    """Makes a mesh of so many devices of every process, in the order of the processes.
+
+    Raises:
+        ValueError: a process has fewer.
+    """
+    of_processes, least = _by_process(), devices_of_a_process()
+    if not 1 <= devices <= least:
+        raise ValueError(f"devices must be 1 to {least}, what every process has, got {devices}")
+    chosen = [device for process in sorted(of_processes) for device in of_processes[process][:devices]]
+    return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def _by_process() -> dict[int, list[jax.Device]]:
+    found: dict[int, list[jax.Device]] = {}
+    for device in jax.devices():
+        found.setdefault(device.process_index, []).append(device)
+    return found
+
+
+def shardings(tree: chex.ArrayTree, mesh: Mesh | None, *axes: str | None) -> Any:
+    """Returns where every array of a pytree lies: spread along its first axes as said, or whole on every device."""
+    place: Sharding = SingleDeviceSharding(jax.local_devices()[0])
+    if mesh is not None:
+        place = NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.tree.map(lambda leaf: place, tree)
+
+
+def spread(tree: chex.ArrayTree, mesh: Mesh, *axes: str | None) -> Any:
+    """Spreads the arrays of a pytree, which every process has whole, each of which reads its own part of them."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf), np.shape(leaf)), tree
+    )
+
+
+def devices_that_pay(settings, devices: int) -> int:
+    return devices
