@@ -59,8 +59,8 @@ def keep_the_heap() -> None:
 
 def use_all_cores() -> None:
     """Makes every core of a CPU a device, unless the environment says how many there are."""
-    chosen = jax.config.jax_num_cpu_devices > 0
-    if chosen or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    flag = "xla_force_host_platform_device_count"
+    if "JAX_NUM_CPU_DEVICES" in os.environ or flag in os.environ.get("XLA_FLAGS", ""):
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # where a caller in Python has started JAX, its devices are what there is
@@ -77,7 +77,9 @@ def join(distributed: bool, coordinator: str | None, processes: int | None, proc
     if not distributed and of_coordinator == (None, None, None):
         return
     if distributed and of_coordinator != (None, None, None):
-        raise ValueError("--distributed finds the other processes by itself: leave out --coordinator and what goes with it")
+        raise ValueError(
+            "--distributed finds the other processes by itself: leave out --coordinator and what goes with it"
+        )
     if not distributed and None in of_coordinator:
         raise ValueError("--coordinator, --processes and --process go together: give all three")
     if processes is not None and not 0 <= (process or 0) < processes:
@@ -89,7 +91,7 @@ def join(distributed: bool, coordinator: str | None, processes: int | None, proc
     console.quiet = jax.process_index() > 0
 
 
-def choose_devices(asked: int | None, settings: Settings) -> tuple[Mesh | None, str]:
+def choose_devices(asked: int | None, settings: Settings, outputs: int) -> tuple[Mesh | None, str]:
     """Returns the devices that a training runs on, None for one device, and a line that says which and why.
 
     Raises:
@@ -105,9 +107,9 @@ def choose_devices(asked: int | None, settings: Settings) -> tuple[Mesh | None, 
     used, why = asked or divide[-1], "as --devices says"
     if asked is None:
         why = "all there are" if used == there else f"a batch of {batch} divides by no more"
-        pay = training_devices.devices_that_pay(settings, used) if processes == 1 else used
-        if pay < used:
-            used, why = pay, "which is faster at these sizes; --devices says otherwise"
+        if processes == 1 and jax.default_backend() == "cpu":
+            pay = training_devices.cores_that_pay(settings, outputs, divide)
+            used, why = pay, why if pay == used else "which is faster at these sizes; --devices says otherwise"
     mesh = training_devices.make_mesh(used) if used * processes > 1 else None
     return mesh, _in_words(used, there, batch, why)
 

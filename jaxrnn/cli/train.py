@@ -65,7 +65,7 @@ def train(
         run, now = _reopen(out, overwrite, given)
     else:
         now = experiment.build(recipe(**{"task": DEFAULT_TASK, **given}))
-    mesh, used = machine.choose_devices(devices, now.settings)
+    mesh, used = machine.choose_devices(devices, now.settings, now.task.outputs)
     now = now._replace(mesh=mesh)
     if not resume:
         run = Run.create(out or _new_folder(now.task), experiment.record(now), overwrite)

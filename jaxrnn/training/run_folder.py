@@ -25,7 +25,9 @@ class Run:
     def __init__(self, path: pathlib.Path, record: dict[str, Any]) -> None:
         self.path, self.record = path, record  # the record is what settings.json holds
         file = path / METRICS
-        self._metrics = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        self._metrics = (
+            [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        )
 
     @classmethod
     def create(cls, path: pathlib.Path, record: dict[str, Any], overwrite: bool = False) -> Run:
