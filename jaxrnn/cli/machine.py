@@ -22,24 +22,21 @@ from jaxrnn.training.settings import Settings
 SILENCE = 30
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that say where a command runs; starts JAX there, and hands on `devices`."""
+def with_processes(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options by which several processes find one another, and joins these before the command runs."""
 
     @click.option(
-        "--devices", type=int, help="Spread batches over so many accelerators or cores (of every process).  "
-        "[default: all, or one where that is faster; see above]",
-    )  # fmt: skip
-    @click.option("--distributed", is_flag=True, help="Train with the other processes of this job (Slurm, Open MPI, "
-                  "Kubernetes, Cloud TPU).")  # fmt: skip
-    @click.option("--coordinator", metavar="HOST:PORT", help="Train with other processes; the first one listens here.")
+        "--distributed",
+        is_flag=True,
+        help="Train with the other processes of this job of Slurm, Open MPI, Kubernetes or Cloud TPU.",
+    )
+    @click.option("--coordinator", metavar="HOST:PORT", help="Train with other processes; the first listens here.")
     @click.option("--processes", type=int, help="Say how many processes there are, with --coordinator.")
     @click.option("--process", type=int, help="Say which one this is, counted from 0, with --coordinator.")
     @functools.wraps(command)
     def run(
         distributed: bool, coordinator: str | None, processes: int | None, process: int | None, **options: Any
     ) -> None:
-        keep_the_heap()
-        use_all_cores()
         join(distributed, coordinator, processes, process)
         command(**options)
 

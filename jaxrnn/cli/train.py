@@ -44,7 +44,12 @@ def _with_settings(command: Callable) -> Callable:
 
 @click.command(short_help="Learn a text, or another task.")
 @_with_settings
-@machine.with_options
+@click.option(
+    "--devices",
+    type=int,
+    help="Spread every batch over so many accelerators or cores, of every process.  [default: all, or one; see above]",
+)
+@machine.with_processes
 @click.option("--out", type=PATH, help="Make this the folder of the run.  [default: new, in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
