@@ -63,7 +63,16 @@ def train(
 
     At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
     sample of text, a piano roll, examples. All of it stays in the folder of the run. Ctrl-C saves, and --resume goes on
-    from there, bit for bit.
+    from there, bit for bit on the same devices, and to rounding on others.
+
+    Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
+    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, gru and lstm, is
+    2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
+    --devices says otherwise.
+
+    Several processes train one network with --distributed, or with --coordinator, --processes and --process, and one
+    --out on a file system that they share. The first one prints. Where one dies the others end within a minute; start
+    all of them again, with --resume.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
