@@ -68,7 +68,8 @@ def cores_that_pay(settings: Settings, outputs: int, counts: Sequence[int]) -> i
     Measured on two cores of an AMD EPYC with AVX-512, jax 0.10.2: the time of a step on two of the time on one, at
     T, B, D, H, V. GRU and LSTM 100,32,64,128,65: 0.65 and 0.66. Elman 1024,32,64,256,128: 0.58; 128,64,128,512,128:
     0.86; 100,32,64,128,65: 0.93. And where the rule says one core: Elman 128,32,64,256,10000: 1.06; 64,8,64,128,65:
-    1.16; 64,2,64,256,65: 1.58. GRU 64,32,97,512,97 takes 41 ms of both cores either way, Elman 64,32,97,768,97 25 and 23.
+    1.16; 64,2,64,256,65: 1.58. GRU 64,32,97,512,97 takes 41 ms of both cores either way, Elman 64,32,97,768,97 takes
+    25 and 23.
     """
     W = {"elman": 1, "gru": 3, "lstm": 4}[settings.cell] * settings.hidden**2
     if W > 2**19 or outputs * settings.hidden > 8 * W:
