@@ -44,7 +44,10 @@ def initial_train_state(
 
 def spread_train_state(train: TrainState, mesh: Mesh) -> TrainState:
     """Spreads the carried state of the network over the devices of a mesh; all else is on each of them."""
-    return jax.jit(lambda train: train, out_shardings=train_state_shardings(train, mesh))(train)
+    places = train_state_shardings(train, mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(train, places)
+    return jax.jit(lambda train: train, out_shardings=places)(train)
 
 
 def train_state_shardings(train: TrainState, mesh: Mesh | None) -> TrainState:
