@@ -59,17 +59,13 @@ def train(network, cell, options, devices):
 
 
 def go_on(folder, path):
-    """Trains a text on 2 devices to step 20, then on 4 and on 1 from there; returns these curves, and one of 1."""
-    curves = []
-    for name, counts in (("straight", [1]), ("wider", [2, 4]), ("narrower", [2, 1])):
-        settings = Settings(data=str(path), hidden=16, batch=4, chunk=16, steps=40, every=20, warmup=4)
+    """Trains a text on one device, and then as much on 2, going on with 4 and with 1; returns both curves."""
+    curves, settings = [], Settings(data=str(path), hidden=16, batch=4, chunk=16, steps=40, warmup=4)
+    for name, stops in (("straight", {1: 40}), ("changed", {2: 14, 4: 28, 1: 40})):
         run = Run.create(folder / name, experiment.record(experiment.build(settings)))
-        for devices in counts:
+        for devices, stop in stops.items():
             now = experiment.reopen(run)._replace(mesh=None if devices == 1 else make_mesh(devices))
-            first = run.best_validation()[0] == 0
-            state = now.initial_state() if first else now.restored_state(run)
-            stop = len(counts) > 1 and first
-            fit_to(now, run, state, 20 if stop else 40)
+            fit_to(now, run, now.restored_state(run) if run.metrics() else now.initial_state(), stop)
         curves.append([row["loss"] for row in run.metrics() if "loss" in row])
     return curves
 
@@ -77,8 +73,7 @@ def go_on(folder, path):
 def fit_to(now, run, state, steps):
     log = lambda row: run.log({**row, "seconds": 0.0})
     save = lambda state: run.save(state, int(state.step))
-    fit(state, now.make_step(), now.task.batch, steps, validate=now.validate, every=20, log=log, log_every=1,
-        save=save, mesh=now.mesh)  # fmt: skip
+    fit(state, now.make_step(), now.task.batch, steps, every=20, log=log, log_every=1, save=save, mesh=now.mesh)
 
 
 if __name__ == "__main__":
