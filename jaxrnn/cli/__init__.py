@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import jaxrnn
+from jaxrnn.cli import machine
 from jaxrnn.cli.check import check
 from jaxrnn.cli.flow import flow
 from jaxrnn.cli.group import Group
@@ -26,3 +27,5 @@ def main() -> None:
     jaxrnn check           hold the gradients against autodiff and finite differences
     jaxrnn flow RUN        see how far back its gradients reach, and why no further
     """
+    machine.keep_the_heap()
+    machine.use_all_cores()

@@ -12,6 +12,7 @@ from rich.table import Table
 import jaxrnn
 from jaxrnn.cli.group import console, option
 from jaxrnn.gradients import check as checking
+from jaxrnn.training.devices import make_mesh
 
 OBJECTIVES = {
     "softmax": jaxrnn.softmax_cross_entropy,
@@ -34,8 +35,17 @@ OBJECTIVES = {
 @option("--segment", type=int, help="Set K, the steps of a segment.  [default: what fits the cache]")
 @option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Compute in this.")
 @option("--seed", default=0, help="Set the seed of everything random.")
+@option("--devices", default=1, help="Spread the batch of BPTT over so many accelerators or cores.")
 def check(
-    inputs: int, hidden: int, outputs: int, layers: int, activation: str, bias: bool, objective: str, **options: Any
+    inputs: int,
+    hidden: int,
+    outputs: int,
+    layers: int,
+    activation: str,
+    bias: bool,
+    objective: str,
+    devices: int,
+    **options: Any,
 ) -> None:
     """Compare the gradients of BPTT by hand with jax.grad of the plain scan, central differences and RTRL.
 
@@ -47,13 +57,14 @@ def check(
     cells = tuple(jaxrnn.Elman(D, H, activation, bias) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs, bias), OBJECTIVES[objective])
     options["segment"] = "auto" if options["segment"] is None else options["segment"]
-    report = checking.check(net, **options)
+    report = checking.check(net, mesh=make_mesh(devices) if devices != 1 else None, **options)
     table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", "RTRL", "verdict")
     for row in report.rows:
         verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
         figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
         table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
-    console.print("Relative errors of the gradients: {dtype}, T = {steps}, B = {batch}".format(**options))
+    spread = f", BPTT on {devices} devices" if devices > 1 else ""
+    console.print("Relative errors of the gradients: {dtype}, T = {steps}, B = {batch}".format(**options) + spread)
     console.print(table)
     console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
     times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())

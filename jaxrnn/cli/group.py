@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
+import sys
 from typing import Any
 
 import click
+import jax
 from rich.console import Console
 
 console = Console(highlight=False, soft_wrap=True)
@@ -22,5 +25,18 @@ class Group(click.Group):
         try:
             return super().invoke(context)
         except (ValueError, TypeError, FloatingPointError) as error:
-            click.echo(f"jaxrnn: {error}", err=True)
-            context.exit(1 if isinstance(error, FloatingPointError) else 2)
+            _end(context, str(error), 1 if isinstance(error, FloatingPointError) else 2)
+        except jax.errors.JaxRuntimeError as error:
+            if not jax.distributed.is_initialized():
+                raise
+            said = str(error).splitlines()[0]
+            _end(context, f"another process has ended or is out of reach; start all again with --resume\n{said}", 1)
+
+
+def _end(context: click.Context, message: str, code: int) -> None:
+    click.echo(f"jaxrnn: {message}", err=True)
+    if jax.distributed.is_initialized():
+        # An orderly end would wait for the other processes, and they for this one.
+        sys.stdout.flush()
+        os._exit(code)
+    context.exit(code)

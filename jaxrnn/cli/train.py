@@ -16,6 +16,7 @@ import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from jaxrnn.cli import machine
 from jaxrnn.cli.group import PATH, console
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
@@ -43,10 +44,18 @@ def _with_settings(command: Callable) -> Callable:
 
 @click.command(short_help="Learn a text, or another task.")
 @_with_settings
+@click.option(
+    "--devices",
+    type=int,
+    help="Spread every batch over so many accelerators or cores, of every process.  [default: all, or one; see above]",
+)
+@machine.with_processes
 @click.option("--out", type=PATH, help="Make this the folder of the run.  [default: new, in runs/]")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
-def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: Any) -> None:
+def train(
+    out: pathlib.Path | None, resume: bool, overwrite: bool, devices: int | None, **options: Any
+) -> None:  # fmt: skip
     """Train a network to tell the next character of a text, or at another --task.
 
     Without options: Python's own language reference (0.46 million characters), a minute and a half on two cores. Every
@@ -54,16 +63,28 @@ def train(out: pathlib.Path | None, resume: bool, overwrite: bool, **options: An
 
     At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
     sample of text, a piano roll, examples. All of it stays in the folder of the run. Ctrl-C saves, and --resume goes on
-    from there, bit for bit.
+    from there, bit for bit on the same devices, and to rounding on others.
+
+    Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
+    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, gru and lstm, is
+    2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
+    --devices says otherwise.
+
+    Several processes train one network with --distributed, or with --coordinator, --processes and --process, and one
+    --out on a file system that they share. The first one prints. Where one dies the others end within a minute; start
+    all of them again, with --resume.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if resume:
         run, now = _reopen(out, overwrite, given)
     else:
         now = experiment.build(recipe(**{"task": DEFAULT_TASK, **given}))
+    mesh, used = machine.choose_devices(devices, now.settings, now.task.outputs)
+    now = now._replace(mesh=mesh)
+    if not resume:
         run = Run.create(out or _new_folder(now.task), experiment.record(now), overwrite)
-    console.print(_describe(now, run))
-    state = run.restore(jax.eval_shape(now.initial_state)) if resume else now.initial_state()
+    console.print(f"{used}\n{_describe(now, run)}")
+    state = now.restored_state(run) if resume else now.initial_state()
     with _bar(now, int(state.step)) as show:
         outcome = now.train(run, state, show)
     if outcome.interrupted:
@@ -129,8 +150,10 @@ def _in_words(task: Task, error: float) -> str:
 
 def _conclude(now: experiment.Experiment, run: Run) -> None:
     """Prints the table of a finished run, and adds pictures and a sample to its folder."""
-    net, params = experiment.load_best(run)
-    _print_errors(now, run, params)
+    net, params = experiment.load_best(run, now.mesh)
+    if jax.process_index() > 0:
+        return
+    _print_errors(now._replace(mesh=None), run, params)
     figures: dict[str, Any] = {
         "learning_curve.png": learning_curve(run.metrics(), now.task.baselines, now.task.unit),
         "examples.png": now.task.picture(net, params),

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from chex import Array
+from jax.sharding import Mesh
 
 from jaxrnn.arguments import cast, check_choice, check_positive
 from jaxrnn.gradients import online
+from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
@@ -65,6 +67,7 @@ def check(
     tokens: bool = False,
     seed: int = 0,
     directions: int = 5,
+    mesh: Mesh | None = None,
 ) -> Report:
     """Compares the gradients of a network on random sequences with three references that share no code with them.
 
@@ -86,12 +89,13 @@ def check(
         tokens: whether the inputs are integer tokens.
         seed: for parameters and sequences.
         directions: how many random directions for each parameter.
+        mesh: with an axis "data", the devices that BPTT spreads the batch over; None is one device.
 
     Returns:
         A `Report` with a row for each parameter and the time of each method.
 
     Raises:
-        ValueError: a size below 1, an unknown dtype.
+        ValueError: a size below 1, an unknown dtype, a batch that does not divide by the number of devices.
 
     >>> import jaxrnn, jaxrnn.gradients.check
     >>> net = jaxrnn.Network((jaxrnn.Elman(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
@@ -102,7 +106,8 @@ def check(
     for name, value in (("steps", steps), ("batch", batch), ("directions", directions)):
         check_positive(name, value)
     key = jax.random.key(seed)
-    methods = {"BPTT": jax.jit(value_and_grad(net, segment)), "jax.grad": jax.jit(jax.value_and_grad(net.loss))}
+    by_hand = value_and_grad(net, segment) if mesh is None else data_parallel(value_and_grad(net, segment), mesh)
+    methods = {"BPTT": jax.jit(by_hand), "jax.grad": jax.jit(jax.value_and_grad(net.loss))}
     # Rounded to float32 first, so that both dtypes differentiate at the same point.
     params, *data = problem(net, steps, batch, tokens, key)
     if dtype == "float32":

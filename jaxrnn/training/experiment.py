@@ -13,6 +13,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxrnn.network.network import Network, NetworkParams, Readout
 from jaxrnn.tasks import TASKS
@@ -30,20 +31,25 @@ class Experiment(NamedTuple):
     task: Task
     net: Network
     optimizer: optax.GradientTransformation
+    mesh: Mesh | None = None  # the devices that batches are spread over; None is one device
 
     def initial_state(self) -> step.TrainState:
         """Returns the train state before the first step."""
         key = jax.random.key(self.settings.seed)
         return step.initial_train_state(self.net, self.optimizer, self.settings.batch, key)
 
+    def restored_state(self, run: Run) -> step.TrainState:
+        """Returns the train state of the last checkpoint of a run, on the devices of this experiment."""
+        return run.restore(_with_shardings(jax.eval_shape(self.initial_state), self.mesh))
+
     def validate(self, params: NetworkParams) -> Metrics:
         """Evaluates parameters on the validation part."""
-        return evaluate(self.net, params, self.task.validation(), self.task.classes)
+        return evaluate(self.net, params, self.task.validation(), self.task.classes, self.mesh)
 
     def test(self, params: NetworkParams) -> Metrics | None:
         """Evaluates parameters on the test part, where the task has one."""
         batches = self.task.test()
-        return None if batches is None else evaluate(self.net, params, batches, self.task.classes)
+        return None if batches is None else evaluate(self.net, params, batches, self.task.classes, self.mesh)
 
     def make_step(self) -> step.Step:
         """Makes the training step of the settings."""
@@ -60,6 +66,7 @@ class Experiment(NamedTuple):
             flow=settings.flow > 0,
             vanishing=fade if settings.vanishing else None,
             noise=settings.noise,
+            mesh=self.mesh,
         )
 
     def train(self, run: Run, state: step.TrainState, show: Log = lambda metrics: None) -> Outcome:
@@ -89,6 +96,7 @@ class Experiment(NamedTuple):
             flow_every=settings.flow,
             patience=settings.patience or None,
             save=lambda state: run.save(state, int(state.step)),
+            mesh=self.mesh,
         )
 
 
@@ -162,11 +170,23 @@ def settings_of(run: Run) -> Settings:
         raise ValueError(f"{str(run.path)!r} was made by another version of jaxrnn: {error}") from error
 
 
-def load_best(run: Run) -> tuple[Network, NetworkParams]:
-    """Returns the network and the parameters with the least validation loss of a run; needs no data."""
+def load_best(run: Run, mesh: Mesh | None = None) -> tuple[Network, NetworkParams]:
+    """Returns the network and the parameters with the least validation loss of a run, on one device; needs no data.
+
+    Several processes call it together, with the mesh of their training.
+    """
     settings = settings_of(run)
     net = make_network(settings, **run.record["network"])
     like = jax.eval_shape(
         lambda: step.initial_train_state(net, make_optimizer(settings), settings.batch, jax.random.key(0))
     )
-    return net, step.averaged_params(run.restore(like, "best"))
+    params = step.averaged_params(run.restore(_with_shardings(like, mesh), "best"))
+    return net, jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+
+
+def _with_shardings(like: step.TrainState, mesh: Mesh | None) -> step.TrainState:
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        like,
+        step.train_state_shardings(like, mesh),
+    )

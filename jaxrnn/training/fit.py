@@ -14,10 +14,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
-from jaxrnn.training.step import Step, TrainState, averaged_params
+from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -29,19 +31,28 @@ class Metrics(NamedTuple):
     error_rate: float | None  # the share of wrong answers, of a task with classes
 
 
-def evaluate(net: Network, params: NetworkParams, batches: Iterable[Sequences], classes: bool = False) -> Metrics:
+def evaluate(
+    net: Network,
+    params: NetworkParams,
+    batches: Iterable[Sequences],
+    classes: bool = False,
+    mesh: Mesh | None = None,
+) -> Metrics:
     """Computes the mean over all real steps of all batches; the state is carried, except into fresh batches.
 
     Args:
         net, params: a network.
         batches: what to evaluate it on.
         classes: True computes the error rate too.
+        mesh: the devices that batches are spread over, where the parameters are; None is one device.
 
     Raises:
         ValueError: no batches, or none with a real step.
     """
     sums, state = np.zeros(3), None
     for batch in batches:
+        if mesh is not None:
+            batch = spread_batch(batch, mesh, net.last_step)
         found, state = _sum_errors(net, params, batch, None if batch.fresh else state, classes)
         sums += [float(each) for each in found]
     loss, wrong, count = sums
@@ -84,8 +95,11 @@ def fit(
     flow_every: int = 0,
     patience: int | None = None,
     save: Callable[[TrainState], None] = lambda train: None,
+    mesh: Mesh | None = None,
 ) -> Outcome:
     """Trains from where `train` stands to `steps` steps in all. Ctrl-C ends it after the step under way, and saves.
+
+    Several processes may train together, on one mesh; Ctrl-C at one of them ends all, when metrics are logged next.
 
     Args:
         train: from `initial_train_state`, or restored; its buffers are donated.
@@ -100,12 +114,15 @@ def fit(
         flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
         patience: stop after so many validations in a row without a smaller loss than all before (early stopping).
         save: called after every validation and on Ctrl-C.
+        mesh: the devices that the step was made with; the train state is spread over them.
 
     Raises:
         FloatingPointError: the loss is no longer finite. What was saved last is not touched.
     """
     pending: list[dict[str, chex.Array]] = []
     losses: list[float] = []
+    if mesh is not None:
+        train = spread_train_state(train, mesh)
     with _interruption() as interrupted:
         for done in range(int(train.step) + 1, steps + 1):
             train, metrics = step(train, batches(done - 1))
@@ -113,7 +130,7 @@ def fit(
             if flow is not None and flow_every and done % flow_every == 0:
                 log({"step": done, "flow": flow.tolist()})
             pending.append(metrics)
-            if done % log_every == 0 or done == steps or interrupted.is_set():
+            if done % log_every == 0 or done == steps or _told_to_stop(interrupted, False):
                 log({"step": done, **_means(pending, done)})
                 pending = []
             if validate is not None and (done % every == 0 or done == steps):
@@ -121,7 +138,7 @@ def fit(
                 rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
                 log({"step": done, "validation_loss": found.loss} | rate)
                 losses.append(found.loss)
-            stopped = interrupted.is_set()
+            stopped = _told_to_stop(interrupted, done % log_every == 0)
             if done % every == 0 or done == steps or stopped:
                 save(train)
             if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
@@ -129,6 +146,13 @@ def fit(
             if stopped:
                 return Outcome(train, done < steps)
     return Outcome(train, False)
+
+
+def _told_to_stop(interrupted: threading.Event, together: bool) -> bool:
+    """Returns whether Ctrl-C has come; of several processes, to any of them, and only where all ask `together`."""
+    if jax.process_count() == 1:
+        return interrupted.is_set()
+    return together and bool(multihost_utils.process_allgather(np.array(interrupted.is_set())).any())
 
 
 def _means(metrics: list[dict[str, chex.Array]], step: int) -> dict[str, float]:

@@ -10,12 +10,15 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxrnn.arguments import check_choice, check_scale
 from jaxrnn.cells.base import State
+from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
+from jaxrnn.training.devices import AXIS, shardings, spread
 
 Step = Callable[["TrainState", Sequences], tuple["TrainState", dict[str, chex.Array]]]
 
@@ -37,6 +40,35 @@ def initial_train_state(
     key, key_params = jax.random.split(key)
     params = net.init(key_params)
     return TrainState(params, optimizer.init(params), net.initial_state((batch_size,)), jnp.zeros((), jnp.int32), key)
+
+
+def spread_train_state(train: TrainState, mesh: Mesh) -> TrainState:
+    """Spreads the carried state of the network over the devices of a mesh; all else is on each of them."""
+    places = train_state_shardings(train, mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(train, places)
+    return jax.jit(lambda train: train, out_shardings=places)(train)
+
+
+def train_state_shardings(train: TrainState, mesh: Mesh | None) -> TrainState:
+    """Returns where every array of a train state lies, in the same structure; None for the mesh is one device."""
+    everywhere = shardings(train, mesh)
+    return everywhere._replace(network_state=shardings(train.network_state, mesh, AXIS))
+
+
+def spread_batch(batch: Sequences, mesh: Mesh, last_step: bool = False) -> Sequences:
+    """Spreads the sequences of a batch over the devices of a mesh, where their number divides by that of devices.
+
+    Args:
+        batch: the whole batch, on every process; each reads its own part of it.
+        mesh: from `jaxrnn.training.devices.make_mesh`.
+        last_step: whether targets have no axis of time, as those of a network with `last_step`.
+    """
+    divides = batch.inputs.shape[1] % mesh.size == 0
+    of_steps, of_answers = ((None, AXIS), (AXIS,)) if divides else ((), ())
+    inputs, mask, reset = spread((batch.inputs, batch.mask, batch.reset), mesh, *of_steps)
+    targets = spread(batch.targets, mesh, *(of_answers if last_step else of_steps))
+    return Sequences(inputs, targets, mask, reset, batch.fresh)
 
 
 def adam(
@@ -98,6 +130,7 @@ def make_step(
     clip: float | None = None,
     vanishing: Callable[[chex.Array], chex.Array] | None = None,
     noise: float = 0.0,
+    mesh: Mesh | None = None,
 ) -> Step:
     """Makes one jitted training step; its first argument is donated, so that parameters are updated in place.
 
@@ -138,7 +171,8 @@ def make_step(
     if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
         raise ValueError('flow, clip and vanishing need gradient="bptt": autodiff lets nobody into its reverse pass')
     if gradient == "bptt":
-        loss_and_gradient = value_and_grad(net, segment, clip=clip, return_state=True, return_flow=flow)
+        by_hand = value_and_grad(net, segment, clip=clip, return_state=True, return_flow=flow)
+        loss_and_gradient = by_hand if mesh is None else data_parallel(by_hand, mesh, AXIS)
     else:
         loss_and_gradient = jax.value_and_grad(functools.partial(net.loss, return_state=True), has_aux=True)
 
@@ -158,7 +192,7 @@ def make_step(
             metrics["flow"] = jnp.stack([layer.adjoint for layer in found[0]])  # [layers, T]
         return TrainState(params, optimizer_state, final, train.step + 1, train.key), metrics
 
-    return step
+    return step if mesh is None else lambda train, batch: step(train, spread_batch(batch, mesh, net.last_step))
 
 
 def _enter_batch(net: Network, train: TrainState, batch: Sequences) -> tuple[tuple[State, ...], chex.Array | None]:
