@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
+from jaxrnn.layer.mapped import batch_where_mapped
 from jaxrnn.layer.masking import Adjoint, Flags, backward_flags, blank
 from jaxrnn.layer.memory import layer_bytes
 from jaxrnn.layer.prepared import (
@@ -49,6 +51,10 @@ class LayerCall(NamedTuple):
     flags: Flags
     initial: State | None = None  # the state that resets begin from; None where there are none
     dropout_mask: ArrayTree | None = None  # [*batch, H], 0 or 1/(1 - rate), times s_{t-1}
+
+
+# Where a further batch axis goes: in the arguments of a call; in the hidden states and the last state.
+BATCH_AXES = LayerCall(inputs=1, state=0, flags=Flags(1, 1), initial=0, dropout_mask=0), (1, 0)
 
 
 def unroll(
@@ -169,7 +175,14 @@ def unroll_layer(
     if gradient == "autodiff":
         return scan_forward(layer, options, params, call)
     params, inputs, state, initial = reverse_mode_only((params, call.inputs, call.state, call.initial))
-    return _unroll(layer, options, params, call._replace(inputs=inputs, state=state, initial=initial))
+    call = call._replace(inputs=inputs, state=state, initial=initial)
+    return batch_where_mapped(functools.partial(_unroll, layer, options), params, call, BATCH_AXES, _like_outputs)
+
+
+def _like_outputs(call: LayerCall) -> tuple[Array, State]:
+    """Makes arrays like the hidden states and the last state."""
+    hidden = hidden_of(call.state)
+    return jnp.broadcast_to(hidden, (call.inputs.shape[0], *hidden.shape)), call.state
 
 
 def split_directions(call: LayerCall) -> tuple[LayerCall, LayerCall]:
