@@ -9,9 +9,11 @@ respect to a model that holds the cell finds its gradients in their places.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from chex import Array
 
@@ -19,6 +21,7 @@ from jaxrnn.arguments import as_array, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
+from jaxrnn.layer.scan import check_params
 from jaxrnn.layer.unroll import unroll
 
 
@@ -64,7 +67,7 @@ def scan(
     >>> jax.vmap(lambda x: scan(cell, x)[0])(jnp.ones((2, 5, 3))).shape
     (2, 5, 4)
     """
-    ours, params = as_jaxrnn(cell)
+    ours, params = from_equinox(cell)
     inputs = as_array("inputs", inputs)
     inputs = inputs.astype(float_dtype(params)) if is_integer(inputs) else inputs
     state, initial = (_from_state(ours, given) for given in (state, initial))
@@ -73,16 +76,54 @@ def scan(
     return hidden, tuple(final) if isinstance(ours, LSTM) else final
 
 
-def as_jaxrnn(cell: eqx.nn.GRUCell | eqx.nn.LSTMCell) -> tuple[Cell, Params]:
-    """Returns the jaxrnn cell that computes what a cell of equinox does, and its parameters, which are equinox's."""
+def from_equinox(cell: eqx.nn.GRUCell | eqx.nn.LSTMCell) -> tuple[Cell, Params]:
+    """Returns the jaxrnn cell that computes what a cell of equinox does, and its parameters, which are equinox's own.
+
+    Raises:
+        TypeError: another cell.
+
+    >>> import equinox as eqx, jax
+    >>> from jaxrnn.interop.equinox import from_equinox
+    >>> from_equinox(eqx.nn.LSTMCell(3, 4, key=jax.random.key(0)))[1].W.shape
+    (16, 4)
+    """
+    options = {"bias": getattr(cell, "use_bias", True)}
     if type(cell) is eqx.nn.GRUCell:
-        return GRU(cell.input_size, cell.hidden_size, cell.use_bias), GRUParams(
-            cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n
-        )
+        gru = GRU(cell.input_size, cell.hidden_size, **options)
+        return gru, GRUParams(cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n)
     if type(cell) is eqx.nn.LSTMCell:
-        params = LSTMParams(cell.weight_ih, cell.weight_hh, cell.bias)
-        return LSTM(cell.input_size, cell.hidden_size, cell.use_bias), params
+        lstm = LSTM(cell.input_size, cell.hidden_size, **options)
+        return lstm, LSTMParams(cell.weight_ih, cell.weight_hh, cell.bias)
     raise TypeError(f"cell must be an eqx.nn.GRUCell or an eqx.nn.LSTMCell, got {type(cell).__name__}")
+
+
+def to_equinox(cell: Cell, params: Params) -> eqx.nn.GRUCell | eqx.nn.LSTMCell:
+    """Returns the cell of equinox that computes the same: the inverse of `from_equinox`.
+
+    Args:
+        cell: a GRU or LSTM cell.
+        params: its parameters.
+
+    Raises:
+        TypeError: a cell that equinox does not have, such as an Elman cell; parameters of another cell.
+
+    >>> import jax, jaxrnn
+    >>> from jaxrnn.interop.equinox import to_equinox
+    >>> cell = jaxrnn.GRU(3, 5)
+    >>> to_equinox(cell, cell.init(jax.random.key(0))).weight_hh.shape
+    (15, 5)
+    """
+    if type(cell) not in (GRU, LSTM):
+        raise TypeError(f"cell must be a GRU or LSTM cell, the two that equinox has, got {cell}")
+    check_params(cell, params)
+    kind = eqx.nn.GRUCell if type(cell) is GRU else eqx.nn.LSTMCell
+    # The shapes of a module are enough, as all of its arrays are replaced.
+    make = functools.partial(kind, cell.inputs, cell.hidden, cell.bias)
+    empty = eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0))
+    names = ("weight_ih", "weight_hh", "bias", "bias_n")[: len(params)]
+    fields = [(name, value) for name, value in zip(names, params, strict=True) if value is not None]
+    arrays = [value for _, value in fields]
+    return eqx.tree_at(lambda module: [getattr(module, name) for name, _ in fields], empty, arrays)
 
 
 def _from_state(cell: Cell, state: Any) -> State:

@@ -289,7 +289,8 @@ def _last(states: State, lengths: Array) -> State:
 
 def _flip(array: Array | None, lengths: Array | None) -> Array | None:
     """Turns sequences [T, *batch, ...] around in time, each within its length; None stays."""
-    return None if array is None else flip_sequences(array, lengths, jnp.ndim(lengths), time_major=True)
+    batch_axes = 0 if lengths is None else jnp.ndim(lengths)
+    return None if array is None else flip_sequences(array, lengths, batch_axes, time_major=True)
 
 
 def _move_axis(array: Array | None, source: int, destination: int) -> Array | None:
