@@ -71,7 +71,13 @@ def scan(
     inputs = as_array("inputs", inputs)
     inputs = inputs.astype(float_dtype(params)) if is_integer(inputs) else inputs
     state, initial = (_from_state(ours, given) for given in (state, initial))
-    options = {"mask": mask, "reset": reset, "initial": initial, "reverse": reverse, "recompute": recompute}
+    options: dict[str, Any] = {
+        "mask": mask,
+        "reset": reset,
+        "initial": initial,
+        "reverse": reverse,
+        "recompute": recompute,
+    }
     hidden, final = unroll(ours, params, inputs, state, **options)
     return hidden, tuple(final) if isinstance(ours, LSTM) else final
 

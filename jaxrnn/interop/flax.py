@@ -294,7 +294,7 @@ def _flip(array: Array | None, lengths: Array | None) -> Array | None:
 
 
 def _move_axis(array: Array | None, source: int, destination: int) -> Array | None:
-    return None if array is None else jnp.moveaxis(array, source, destination)
+    return None if array is None else jnp.moveaxis(jnp.asarray(array), source, destination)
 
 
 def _before_next(reset: Array, time_axis: int) -> Array:

@@ -21,8 +21,8 @@ from chex import Array
 
 from jaxrnn.arguments import as_array, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
-from jaxrnn.cells.elman import Elman
-from jaxrnn.cells.lstm import LSTM, LSTMState
+from jaxrnn.cells.elman import Elman, ElmanParams
+from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
 from jaxrnn.interop.haiku_weights import CORES, check_core, gather
 from jaxrnn.interop.whole_state import unroll_whole_states
 from jaxrnn.layer.unroll import unroll as jaxrnn_unroll
@@ -57,8 +57,8 @@ def dynamic_unroll(
         The outputs, laid out as the inputs, and the last state, or the states of all steps.
 
     Raises:
-        TypeError: a core of another class; and as for `jaxrnn.unroll`.
-        ValueError: as for `jaxrnn.unroll`.
+        TypeError: a core of a class that is not haiku's own; and as for `jaxrnn.unroll`.
+        ValueError: a core that jaxrnn has no cell for; and as for `jaxrnn.unroll`.
 
     >>> import haiku as hk, jax, jax.numpy as jnp
     >>> from jaxrnn.interop.haiku import dynamic_unroll
@@ -78,7 +78,7 @@ def dynamic_unroll(
     inputs = inputs.astype(float_dtype(params)) if is_integer(inputs) else inputs
     batch = inputs.shape[1:-1]
     start = None if reset is None else _from_state(core.initial_state(batch[0] if batch else None))
-    options = {"mask": mask, "reset": reset, "initial": start, "reverse": reverse}
+    options: dict[str, Any] = {"mask": mask, "reset": reset, "initial": start, "reverse": reverse}
     run = unroll_whole_states if return_all_states else jaxrnn_unroll
     states, final = run(cell, params, inputs, _from_state(initial_state), **options)
     found = hidden_of(states), _to_state(states if return_all_states else final)
@@ -103,9 +103,9 @@ def as_jaxrnn(core: hk.RNNCore, kind: str, x: Array, state: Any) -> tuple[Cell, 
     with hk.custom_getter(record):
         core(x, state)
     U, W, b = gather(kind, arrays, jnp)
-    options = {"activation": "relu"} if CORES[kind] is Elman else {}
-    cell = CORES[kind](U.shape[1], core.hidden_size, **options)
-    return cell, cell.params_type(U, W, b)
+    if CORES[kind] is Elman:
+        return Elman(U.shape[1], core.hidden_size, activation="relu"), ElmanParams(U, W, b)
+    return LSTM(U.shape[1], core.hidden_size), LSTMParams(U, W, b)
 
 
 def _kind(core: hk.RNNCore) -> str:

@@ -6,7 +6,7 @@ mapped, nothing but their sum is wanted, and that is what the rule finds when th
 
 `jax.custom_batching` cannot say so: around the rule it takes no reverse mode, and within it sees no difference between
 `grad` of `vmap`, which wants the sum, and `vmap` of `grad`, which wants every gradient. The primitive below stands
-around the rule, and differentiation takes it away: so it is there to be mapped in the first case, and gone in the second.
+around the rule, and differentiation takes it away: it is there to be mapped in the first case, and gone in the second.
 """
 
 from __future__ import annotations

@@ -79,10 +79,10 @@ def unroll(
         s_t      = step(before_t, x_t) where mask_t, else before_t        t = 1 .. T
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
-    segment. Under `jax.vmap` the rule computes the weight gradients of every example before they are summed, which
-    takes 0.9 to 2.8 times as long as a batch given as an axis of the inputs at the shapes of `scripts/bench.py`, and
-    4.0 times at one of them: the more, the larger the weights beside T. Only reverse mode is defined by the rule: for
-    `jax.jvp`, `jax.hessian` or `jax.linearize`, choose gradient="autodiff".
+    segment. Under `jax.vmap` over sequences, with parameters that are not mapped, the call becomes one larger batch:
+    the gradient of a sum over them takes as long as that of a batch given as an axis of the inputs (0.7 to 1.2 times).
+    Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or `jax.linearize`, choose
+    gradient="autodiff".
 
     Args:
         cell: the recurrence, say a `jaxrnn.Elman`, or a `jaxrnn.Bidirectional`.
