@@ -119,10 +119,10 @@ def to_equinox(cell: Cell, params: Params) -> eqx.nn.GRUCell | eqx.nn.LSTMCell:
     >>> to_equinox(cell, cell.init(jax.random.key(0))).weight_hh.shape
     (15, 5)
     """
-    if type(cell) not in (GRU, LSTM):
+    if not isinstance(cell, GRU | LSTM):
         raise TypeError(f"cell must be a GRU or LSTM cell, the two that equinox has, got {cell}")
     check_params(cell, params)
-    kind = eqx.nn.GRUCell if type(cell) is GRU else eqx.nn.LSTMCell
+    kind = eqx.nn.GRUCell if isinstance(cell, GRU) else eqx.nn.LSTMCell
     # The shapes of a module are enough, as all of its arrays are replaced.
     make = functools.partial(kind, cell.inputs, cell.hidden, cell.bias)
     empty = eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0))

@@ -31,6 +31,7 @@ from jaxrnn.cells.lstm import LSTM, LSTMState
 from jaxrnn.interop.flax_weights import NNX, gather
 from jaxrnn.interop.whole_state import unroll_whole_states
 from jaxrnn.layer.masking import Flags, backward_flags
+from jaxrnn.layer.prepared import as_recompute
 from jaxrnn.layer.unroll import unroll
 
 CELLS = {getattr(nnx, name): names for name, names in NNX.items()}
@@ -43,12 +44,14 @@ class RNN(nnx.RNN):
     Args:
         cell: an `nnx.SimpleCell`, `nnx.GRUCell`, `nnx.LSTMCell` or `nnx.OptimizedLSTMCell` with the functions that they
             have by default; a SimpleCell may have `relu`, and `residual`.
+        recompute: what the reverse scan computes again instead of keeping it, as for `jaxrnn.unroll`: "gates" for less
+            memory, "states" for the least.
         options: those of `nnx.RNN`: `time_major`, `return_carry`, `reverse`, `keep_order`, `rngs`. `unroll` and
             `broadcast_rngs` change nothing, as the cells draw nothing at random; `state_axes` is refused.
 
     Raises:
         TypeError: a cell of another class.
-        ValueError: a cell with another function, or with layers that were replaced; `state_axes`.
+        ValueError: a cell with another function, or with layers that were replaced; `state_axes`; an unknown recompute.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -58,8 +61,9 @@ class RNN(nnx.RNN):
     (2, 5, 4)
     """
 
-    def __init__(self, cell: nnx.RNNCellBase, **options: Any) -> None:
+    def __init__(self, cell: nnx.RNNCellBase, *, recompute: bool | str = "none", **options: Any) -> None:
         _check_cell(cell)
+        self.recompute = as_recompute(recompute)
         if options.get("state_axes") is not None:
             raise ValueError("state_axes must be None: every step has the same parameters, and there is no other state")
         super().__init__(cell, **options)
@@ -126,6 +130,7 @@ class RNN(nnx.RNN):
             reset=reset,
             initial=None if reset is None else _from_carry(cell, fresh),
             reverse=reverse and not flipped,
+            recompute=self.recompute,
         )
         outputs = hidden_of(states)
         if reverse and keep_order == flipped:  # what was turned is to be turned back, or what was not is to be
@@ -199,7 +204,8 @@ class Bidirectional(nnx.Bidirectional):
         rngs = rngs.carry if isinstance(rngs, nnx.Rngs) else rngs
         carries = (None, None) if initial_carry is None else initial_carry
         parted = (reset, None if reset is None else _before_next(reset, 0 if time_major else reset.ndim - 1))
-        found = [
+        rnns: tuple[Any, Any] = self.forward_rnn, self.backward_rnn
+        found: list[Any] = [
             rnn(
                 inputs,
                 initial_carry=carry,
@@ -212,9 +218,7 @@ class Bidirectional(nnx.Bidirectional):
                 mask=mask,
                 reset=reset,
             )
-            for rnn, carry, reverse, reset in zip(
-                (self.forward_rnn, self.backward_rnn), carries, (False, True), parted, strict=True
-            )
+            for rnn, carry, reverse, reset in zip(rnns, carries, (False, True), parted, strict=True)
         ]
         if not return_carry:
             return self.merge_fn(*found)
@@ -222,7 +226,7 @@ class Bidirectional(nnx.Bidirectional):
         return carries, self.merge_fn(*outputs)
 
 
-def as_jaxrnn(cell: nnx.RNNCellBase) -> tuple[Cell, Params]:
+def as_jaxrnn(cell: Any) -> tuple[Cell, Params]:
     """Returns the jaxrnn cell that computes what a cell of flax does, and its parameters, made of flax's."""
     _check_cell(cell)
     names = CELLS[type(cell)]
@@ -241,13 +245,16 @@ def as_jaxrnn(cell: nnx.RNNCellBase) -> tuple[Cell, Params]:
     return ours, ours.params_type(U, W, b, *d)
 
 
-def _check_cell(cell: nnx.RNNCellBase) -> None:
+def _check_cell(cell: Any) -> None:
     """Raises unless jaxrnn has a cell that computes the same."""
     if type(cell) not in CELLS:
         known = ", ".join(f"nnx.{each.__name__}" for each in CELLS)
         raise TypeError(f"cell must be one of {known}, itself and no subclass, got {type(cell).__name__}")
     simple = type(cell) is nnx.SimpleCell
-    allowed = {"activation_fn": (TANH, RELU) if simple else (TANH,), "promote_dtype": ((dtypes.promote_dtype,),)}
+    allowed: dict[str, Any] = {
+        "activation_fn": (TANH, RELU) if simple else (TANH,),
+        "promote_dtype": ((dtypes.promote_dtype,),),
+    }
     allowed |= {} if simple else {"gate_fn": (SIGMOID,)}
     for name, choices in allowed.items():
         if not any(getattr(cell, name) in same for same in choices):
@@ -258,7 +265,7 @@ def _check_cell(cell: nnx.RNNCellBase) -> None:
             raise ValueError(f"cell.{layer} must be an nnx.Linear, got {type(getattr(cell, layer)).__name__}")
 
 
-def _check_dtype(cell: nnx.RNNCellBase, inputs: Array, params: Params) -> None:
+def _check_dtype(cell: Any, inputs: Array, params: Params) -> None:
     """Raises if the cell is to compute in another dtype than inputs and parameters have."""
     dtype = float_dtype(params, inputs)
     if cell.dtype is not None and jnp.dtype(cell.dtype) != dtype:
@@ -293,11 +300,11 @@ def _flip(array: Array | None, lengths: Array | None) -> Array | None:
     return None if array is None else flip_sequences(array, lengths, batch_axes, time_major=True)
 
 
-def _move_axis(array: Array | None, source: int, destination: int) -> Array | None:
+def _move_axis(array: Any, source: int, destination: int) -> Array | None:
     return None if array is None else jnp.moveaxis(jnp.asarray(array), source, destination)
 
 
-def _before_next(reset: Array, time_axis: int) -> Array:
+def _before_next(reset: Array, time_axis: int) -> Array | None:
     """Returns resets of the backward direction: what parts step t from t - 1 comes, for it, before step t - 1."""
-    reset = jnp.moveaxis(jnp.asarray(reset), time_axis, 0)
-    return jnp.moveaxis(backward_flags(Flags(None, reset)).reset, 0, time_axis)
+    time_first = Flags(None, _move_axis(reset, time_axis, 0))
+    return _move_axis(backward_flags(time_first).reset, 0, time_axis)

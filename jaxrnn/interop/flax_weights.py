@@ -185,7 +185,7 @@ def _from_direction(place: str, cell: str, weights: Any) -> list[np.ndarray]:
         raise TypeError(f"{place} must be dicts of dicts of arrays, one for each linear layer of a {cell}")
     names = next((style[cell] for style in STYLES.values() if set(style[cell].leaves) == set(weights)), NNX[cell])
     check_names(place, weights, names.leaves, f"are they of a {cell}, of nnx or linen?")
-    arrays = {layer: {} for layer in weights}
+    arrays: dict[str, dict[str, np.ndarray]] = {layer: {} for layer in weights}
     for layer, leaves in names.leaves.items():
         check_names(f"{place}[{layer!r}]", weights[layer], leaves, f"are they of a {cell}?")
         for leaf in leaves:

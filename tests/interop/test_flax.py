@@ -114,6 +114,13 @@ def test_the_examples_of_its_documentation():
     assert layer(jnp.ones((2, 3, 3))).shape == (2, 3, 8)
 
 
+@pytest.mark.usefixtures("float64")
+def test_less_memory_changes_nothing():
+    cell = cell_of("LSTMCell")
+    (ours, params), (theirs, _) = pure(RNN(cell, recompute="states")), pure(nnx.RNN(cell))
+    assert_alike(ours, theirs, params, numbers(B, T, D), None)
+
+
 def test_a_random_carry_is_the_one_flax_draws():
     cell = nnx.GRUCell(D, H, rngs=nnx.Rngs(0))
     cell.carry_init = nnx.initializers.normal(1.0)
