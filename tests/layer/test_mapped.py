@@ -104,7 +104,7 @@ COMPOSITIONS = {
 def sharded(one):
     """Runs a vmap on each device of a mesh, parameters shared."""
     rows = jax.P("devices")
-    mesh = jax.make_mesh((1,), ("devices",))
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.shard_map(batches(one), mesh=mesh, in_specs=(jax.P(), rows, rows, rows), out_specs=rows)
     return lambda *a: whole(*a).sum()
 
