@@ -1,7 +1,9 @@
-"""Conversions of weights from and to other libraries, as NumPy arrays: PyTorch, Keras, and safetensors files.
+"""Weights from and to other libraries, as NumPy arrays: PyTorch, Keras, flax, haiku, and safetensors files.
 
-Neither PyTorch nor Keras is imported: arrays have the names, or the order, that they have there, and all results are
-copies. Every direction of every layer is
+Drop-ins for the recurrent layers of other libraries are modules of this room that import their library:
+`jaxrnn.interop.flax`, `jaxrnn.interop.equinox` (with its weights) and `jaxrnn.interop.haiku`. The functions here import
+none: arrays have the names, or the order, that they have there, and all results are copies. Every direction of every
+layer is
 
     jaxrnn     U [G H, D]         W [G H, H]                b [G H], and for the GRU d [H]
     torch      weight_ih = U      weight_hh = W             bias_ih = b, bias_hh = 0            GRU: bias_hh = (0, 0, d)
@@ -16,7 +18,20 @@ is on.
 """
 
 from jaxrnn.interop.files import load, save
+from jaxrnn.interop.flax_weights import from_flax, to_flax
+from jaxrnn.interop.haiku_weights import from_haiku, to_haiku
 from jaxrnn.interop.keras import from_keras, to_keras
 from jaxrnn.interop.torch import from_torch, to_torch
 
-__all__ = ["from_keras", "from_torch", "load", "save", "to_keras", "to_torch"]
+__all__ = [
+    "from_flax",
+    "from_haiku",
+    "from_keras",
+    "from_torch",
+    "load",
+    "save",
+    "to_flax",
+    "to_haiku",
+    "to_keras",
+    "to_torch",
+]
