@@ -5,12 +5,8 @@
     python scripts/population.py --cell lstm --hidden 128 --together 1
 
 The recipe is `train`, one whole training as a function of a key and a rate, and `side_by_side`, which is three
-transformations of it: `jax.shard_map` gives every device its part of the networks, `jax.lax.map` takes these so many at a
-time, and vmap takes those together. The devices are the accelerators there are, or all cores of the CPU.
-
-How many together? On a GPU all: a step of one small network leaves most of it idle. On a CPU a product of weights that
-differ from network to network becomes one batched product, which XLA computes without its fast kernel: together is faster
-only where steps are so small that their overhead outweighs it.
+transformations of it: `jax.shard_map` gives every device its part of the networks, `jax.lax.map` takes so many of them
+at a time, and vmap takes those together. The devices are the accelerators there are, or all cores of the CPU.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ import jaxrnn
 from jaxrnn.tasks.adding import Adding
 
 CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
-Train = Callable[[jax.Array, jax.Array], jax.Array]  # a key and a learning rate -> the loss of every update
+Train = Callable[[jax.Array, jax.Array], jax.Array]  # a key and a learning rate -> the loss of every update, [updates]
 
 
 def train(net: jaxrnn.Network, task: Adding, updates: int, key: jax.Array, rate: jax.Array) -> jax.Array:
@@ -52,7 +48,7 @@ def train(net: jaxrnn.Network, task: Adding, updates: int, key: jax.Array, rate:
 
 
 def side_by_side(train: Train, together: int) -> Train:
-    """Returns the function for many networks, spread over all devices: keys [N] and rates [N] -> losses [N, updates]."""
+    """Returns the function for N networks, spread over all devices: keys [N] and rates [N] -> losses [N, updates]."""
     mesh = jax.make_mesh((jax.device_count(),), ("network",), axis_types=(AxisType.Auto,))
     spread = PartitionSpec("network")
 
@@ -67,7 +63,9 @@ def side_by_side(train: Train, together: int) -> Train:
 def one_after_the_other(train: Train) -> Train:
     """Returns the same by runs of their own, each as fast as it can be: one program that is compiled once."""
     alone = jax.jit(train)
-    return lambda keys, rates: np.stack([np.asarray(alone(*pair)) for pair in zip(keys, rates, strict=True)])
+    return lambda keys, rates: jnp.stack(
+        [jax.block_until_ready(alone(*pair)) for pair in zip(keys, rates, strict=True)]
+    )
 
 
 def compare(ways: dict[str, Train], keys: jax.Array, rates: jax.Array, rounds: int) -> tuple[np.ndarray, dict]:
@@ -79,7 +77,7 @@ def compare(ways: dict[str, Train], keys: jax.Array, rates: jax.Array, rounds: i
     for _ in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            np.asarray(way(keys, rates))
+            jax.block_until_ready(way(keys, rates))
             times[name].append(time.perf_counter() - start)
     return losses[-1], times
 
@@ -93,9 +91,9 @@ def main() -> None:
     parser.add_argument("--together", type=int, help="networks that a device takes at a time (default: all it has)")
     parser.add_argument("--updates", type=int, default=300, help="of each training (default: 300)")
     parser.add_argument("--rounds", type=int, default=3, help="how often both ways are timed (default: 3)")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="of a CPU, where there is no accelerator")
     options = parser.parse_args()
-    if jax.config.jax_num_cpu_devices < 1:  # where nobody has said otherwise
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())
+    jax.config.update("jax_num_cpu_devices", options.devices)
     if options.networks % jax.device_count():
         parser.error(f"--networks must be a multiple of the {jax.device_count()} devices, got {options.networks}")
     task = Adding(16, length=50)
@@ -103,7 +101,10 @@ def main() -> None:
     net = jaxrnn.Network((cell,), readout, task.objective, last_step=True)
     run: Train = functools.partial(train, net, task, options.updates)
     together = options.together or options.networks // jax.device_count()
-    ways = {"one after the other": one_after_the_other(run), "side by side": jax.jit(side_by_side(run, together))}
+    ways: dict[str, Train] = {
+        "one after the other": one_after_the_other(run),
+        "side by side": jax.jit(side_by_side(run, together)),
+    }
     rates = jnp.geomspace(1e-4, 1e-1, options.networks)
     losses, times = compare(ways, jax.random.split(jax.random.key(0), options.networks), rates, options.rounds)
     print("| rate | loss at the end |\n| --- | --- |")

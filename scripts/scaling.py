@@ -68,7 +68,7 @@ CASES = (
     Case("lstm", bench.Shape(128, 256, 256, 1024, 256), timed=False),
 )
 SPREADS = (Spread(1), Spread(2), Spread(2, processes=2), Spread(4), Spread(8))
-QUICK_CASES, QUICK_SPREADS = (Case("elman", bench.Shape(8, 8, 4, 8, 4)),), SPREADS[:3]
+QUICK_CASES, QUICK_SPREADS = (Case("elman", bench.Shape(8, 8, 4, 8, 4)),), SPREADS[:2]
 
 
 def network(case: Case) -> jaxrnn.Network:
@@ -176,7 +176,7 @@ class Team:
             )
             for index in range(spread.processes)
         ]
-        self.rows: list[Row] = self.hear()[0]
+        self.rows: list[Row] = []
         self.turns: list[list[float | None]] = []
 
     def hear(self) -> list[list[Any]]:
@@ -185,6 +185,13 @@ class Team:
         if not all(lines):
             raise RuntimeError("a process ended before its work was done; what it printed stands above")
         return [json.loads(line) for line in lines]
+
+    def start(self) -> list[Row]:
+        """Waits until every program is compiled, and returns the facts."""
+        self.rows = self.hear()[0]
+        if not self.timed:
+            self.dismiss()
+        return self.rows
 
     def turn(self) -> None:
         """Times every program once; the slowest process counts."""
@@ -205,15 +212,12 @@ class Team:
 def measure(cases: tuple[Case, ...], spreads: tuple[Spread, ...], budget: float) -> list[Row]:
     """Measures all ways over all spreads, in turns until `budget` seconds are spent; the first spread is one device."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows, teams = [], []
+    teams = []
     for spread in spreads:
         alike = spread.processes > 1  # as many devices of one process have the same programs
-        team = Team(spread, tuple(case for case in cases if case.timed or not alike), spread.devices <= cores)
-        rows += team.rows
-        if team.timed:
-            teams.append(team)
-        else:
-            team.dismiss()
+        teams.append(Team(spread, tuple(case for case in cases if case.timed or not alike), spread.devices <= cores))
+    rows = [row for team in teams for row in team.start()]
+    teams = [team for team in teams if team.timed]
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(teams[0].turns) < 3:
         for team in teams:

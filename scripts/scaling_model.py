@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 RESULTS = speed_table.HERE / "results" / "scaling.csv"
 PICTURE = speed_table.HERE / "pictures" / "scaling.png"
-COLOURS = {"data_parallel": "#33658a", "jit": "#33658a", "autodiff": "#d1603d"}
-NAMES = {"data_parallel": "data_parallel", "jit": "jit of value_and_grad", "autodiff": "jit of jax.grad"}
+COLOURS = {"data_parallel": "#33658a", "jit": "#5b8c5a", "autodiff": "#d1603d", "ideal": "#999999"}
+WAYS = tuple(COLOURS)[:3]
 SOURCES = {
     "step": "us that a step of a loop costs beside its arithmetic (default: 8.2, what each of ten million steps of a "
     "lax.scan with next to no arithmetic took on a GPU: QuantEcon/lecture-python-programming, issue 440)",
@@ -86,60 +86,89 @@ def speed_up(rows: list[Row], scaling: str, way: str, machine: Machine) -> dict[
 
 
 def picture(rows: list[Row], machine: Machine) -> Figure:
-    """Draws one row of panels for every network: what a GPU sends, the same batch cut up, and as large a one each."""
+    """Draws a row of panels for every network: what a GPU sends, one batch cut up, and as large a one on every GPU."""
     from matplotlib.figure import Figure
 
     networks: dict[str, list[Row]] = {}
     for row in rows:
         networks.setdefault(speed_table.label(row), []).append(row)
-    figure = Figure(figsize=(9.6, 2.7 * len(networks) + 1.1), layout="constrained")
-    panels = figure.subplots(len(networks), 3, squeeze=False, width_ratios=(1.1, 1, 1))
-    for (name, of_one), (bars, strong, weak) in zip(networks.items(), panels, strict=True):
-        _draw_sent(bars, of_one)
-        bars.set_ylabel(name, fontsize=10, fontweight="bold", labelpad=10)
-        for scaling, axes in (("strong", strong), ("weak", weak)):
-            _draw_speed_up(axes, {way: speed_up(of_one, scaling, way, machine) for way in COLOURS})
+    figure = Figure(figsize=(9.6, 2.1 * len(networks) + 1.4), layout="constrained")
+    panels = figure.subplots(len(networks), 3, squeeze=False, sharex="col", width_ratios=(1.2, 1, 1))
+    for (name, of_one), (sent, *speed_ups) in zip(networks.items(), panels, strict=True):
+        _draw_sent(sent, of_one)
+        sent.set_title(name, fontsize=9, fontweight="bold", loc="left")
+        for scaling, axes in zip(("strong", "weak"), speed_ups, strict=True):
+            _draw_speed_ups(axes, {way: speed_up(of_one, scaling, way, machine) for way in WAYS})
     most = max(int(row["devices"]) for row in rows)
-    titles = (f"sent by each of {most} GPUs in a call", "one batch, cut up", "such a batch on every GPU")
-    for axes, title in zip(panels[0], titles, strict=True):
-        axes.set_title(title, fontsize=10)
-    for axes, title in zip(panels[-1], ("MB", "GPUs", "GPUs"), strict=True):
-        axes.set_xlabel(title, fontsize=9)
-    figure.suptitle("Loss and gradient over N GPUs: a model, not a measurement", fontsize=12)
+    largest = max(float(row["bytes sent"]) for row in rows) / 1e6
+    ticks = [10.0**power for power in range(-4, 7) if 10.0**power <= largest]
+    panels[0, 0].set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    panels[0, 0].set_xlim(largest / 3e5, largest * 3)
+    sent_title = f"MB sent by each of {most} GPUs in a call"
+    panels[0, 1].set_title("one batch, cut up", fontsize=9)
+    panels[0, 2].set_title("such a batch on every GPU", fontsize=9)
+    panels[len(networks) // 2, 1].set_ylabel("work done in the time of one GPU, times", fontsize=8)
+    for axes, title in zip(panels[-1], (sent_title, "GPUs", "GPUs"), strict=True):
+        axes.set_xlabel(title, fontsize=8)
+    figure.suptitle("Loss and gradient over the GPUs of one machine: a model, not a measurement", fontsize=11)
     figure.supxlabel(
-        f"Assumed: {machine}; GPUs in a ring, nothing overlaps, small products as fast as large ones.\n"
-        "Steps, arithmetic, collectives and bytes: from the programs that XLA compiles for as many devices of a CPU.",
-        fontsize=8,
+        f"Assumed: {machine}; a ring, nothing overlaps, small products at the rate of large ones.\n"
+        "Steps, arithmetic, collectives, bytes: of the programs that XLA compiles for as many devices of a CPU. "
+        "Bold: T, B, D, H, V.",
+        fontsize=7.5,
         color="#555555",
     )
     return figure
 
 
 def _draw_sent(axes: Any, rows: list[Row]) -> None:
-    """Draws what a device sends in one call over the most devices: a bar for each way, its collectives beside it."""
+    """Draws what a device sends in one call over the most devices, one batch cut up, and in how many collectives."""
     most = max(rows, key=lambda row: int(row["devices"]))["devices"]
     chosen = {row["way"]: row for row in rows if (row["devices"], row["scaling"]) == (most, "strong")}
-    for position, way in enumerate(COLOURS):
-        row = chosen[way]
-        sent = float(row["bytes sent"]) / 1e6
-        within, outside = int(row["collectives in loops"]), int(row["collectives outside"])
-        axes.barh(position, sent, color=COLOURS[way], height=0.45)
-        count = f"{outside} after the loops" if not within else f"{within} in a loop, {outside} after"
-        axes.text(0, position - 0.3, f" {NAMES[way]}", fontsize=8, va="bottom", color=COLOURS[way])
-        axes.text(sent, position, f" {sent:.2g} MB: {count}", fontsize=8, va="center")
-    axes.set(yticks=[], ylim=(2.5, -0.7))
-    axes.margins(x=0.6)
+    for position, way in enumerate(WAYS):
+        sent = float(chosen[way]["bytes sent"]) / 1e6
+        within, outside = (int(chosen[way][f"collectives {place}"]) for place in ("in loops", "outside"))
+        told = f"{within + outside} collective{'s' if within + outside > 1 else ''}"
+        told += f", {within} in loops" if within else ""
+        axes.plot(sent, position, "o", color=COLOURS[way], markersize=7)
+        amount = f"{sent:,.0f}" if sent >= 10 else f"{sent:.2g}"
+        axes.text(
+            0.02,
+            position - 0.2,
+            f"{amount} MB in {told}",
+            transform=axes.get_yaxis_transform(),
+            va="bottom",
+            fontsize=8,
+        )
+    axes.set(xscale="log", ylim=(len(WAYS) - 0.6, -0.7))
+    axes.set_yticks(range(len(WAYS)), WAYS)
+    for text in axes.get_yticklabels():
+        text.set_color(COLOURS[text.get_text()])
+    axes.minorticks_off()
+    axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     _tidy(axes)
 
 
-def _draw_speed_up(axes: Any, found: dict[str, dict[int, float]]) -> None:
-    """Draws speed-ups against the number of devices, in double logarithmic axes, ways that coincide as one."""
-    devices = list(next(iter(found.values())))
-    axes.plot(devices, devices, color="#bbbbbb", linewidth=1)
-    for way, values in found.items():
-        axes.plot(devices, values.values(), color=COLOURS[way], linewidth=1.8, marker="o", markersize=3.5)
-        axes.annotate(NAMES[way], (devices[-1], values[devices[-1]]), fontsize=8, color=COLOURS[way])
-    axes.set(xscale="log", yscale="log", xticks=devices, yticks=devices)
+def _draw_speed_ups(axes: Any, found: dict[str, dict[int, float]]) -> None:
+    """Draws speed-ups against the number of devices, both logarithmic, and names every line at its end."""
+    devices = list(found[WAYS[0]])
+    lines = {"ideal": {N: float(N) for N in devices}, **found}
+    below = 0.0
+    for way, values in sorted(lines.items(), key=lambda item: item[1][devices[-1]]):
+        ideal = way == "ideal"
+        style = {"linewidth": 0.8, "linestyle": "--"} if ideal else {"linewidth": 1.6, "marker": "o", "markersize": 3.5}
+        axes.plot(devices, values.values(), color=COLOURS[way], **style)
+        height = max(values[devices[-1]], 1.26 * below)  # names that would overlap stand above one another
+        below = height
+        axes.annotate(
+            way, (devices[-1], height), (6, 0), textcoords="offset points", va="center", fontsize=8, color=COLOURS[way]
+        )
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(devices, map(str, devices))
+    axes.set_yticks(devices, map(str, devices))
+    axes.minorticks_off()
+    axes.set_ylim(0.4, 1.3 * devices[-1])
+    axes.grid(linewidth=0.4, alpha=0.6)
     _tidy(axes)
 
 
