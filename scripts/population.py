@@ -43,7 +43,7 @@ def train(net: jaxrnn.Network, task: Adding, updates: int, key: jax.Array, rate:
         changes, state = optimizer.update(grads, state, params)
         return (optax.apply_updates(params, changes), state), loss
 
-    params = net.init(key)
+    params = net.init(key, rate.dtype)
     return jax.lax.scan(update, (params, optimizer.init(params)), jax.random.split(key, updates))[1]
 
 

@@ -27,7 +27,7 @@ def test_networks_side_by_side_are_those_of_runs_of_their_own(together):
         beside = jax.jit(population.side_by_side(train, together))(keys, rates)
     assert beside.shape == (3, 4)
     assert len(np.unique(beside)) == beside.size
-    np.testing.assert_allclose(beside, alone, rtol=1e-5)
+    np.testing.assert_allclose(beside, alone, rtol=1e-12)
 
 
 def test_a_quick_run_on_two_devices():
