@@ -7,6 +7,7 @@ import sys
 import pytest
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
+sys.path.append(str(SCRIPTS))  # scripts import one another, as they find them when they are run
 
 
 def script(name):
