@@ -93,12 +93,12 @@ def from_equinox(cell: eqx.nn.GRUCell | eqx.nn.LSTMCell) -> tuple[Cell, Params]:
     >>> from_equinox(eqx.nn.LSTMCell(3, 4, key=jax.random.key(0)))[1].W.shape
     (16, 4)
     """
-    options = {"bias": getattr(cell, "use_bias", True)}
+    bias = getattr(cell, "use_bias", True)
     if type(cell) is eqx.nn.GRUCell:
-        gru = GRU(cell.input_size, cell.hidden_size, **options)
+        gru = GRU(cell.input_size, cell.hidden_size, bias=bias)
         return gru, GRUParams(cell.weight_ih, cell.weight_hh, cell.bias, cell.bias_n)
     if type(cell) is eqx.nn.LSTMCell:
-        lstm = LSTM(cell.input_size, cell.hidden_size, **options)
+        lstm = LSTM(cell.input_size, cell.hidden_size, bias=bias)
         return lstm, LSTMParams(cell.weight_ih, cell.weight_hh, cell.bias)
     raise TypeError(f"cell must be an eqx.nn.GRUCell or an eqx.nn.LSTMCell, got {type(cell).__name__}")
 
