@@ -24,6 +24,11 @@ def is_concrete(array: Array) -> bool:
     return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
 
 
+def may_be_spread() -> bool:
+    """Tells whether XLA may spread a batch over devices: there are several, and no `jax.shard_map` around has."""
+    return jax.device_count() > 1 and not jax.sharding.get_abstract_mesh().manual_axes
+
+
 def check_positive(name: str, value: int) -> None:
     """Raises unless `value` is a positive int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

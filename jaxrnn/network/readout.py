@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from chex import Array
 
 from jaxrnn.arguments import accumulation_dtype, check_positive
-from jaxrnn.cells.affine import affine, affine_input_grads, columns, sum_of, sum_of_outer_products
+from jaxrnn.cells.affine import affine, affine_input_grads, as_columns, columns, sum_of, sum_of_outer_products
 
 
 class ReadoutParams(NamedTuple):
@@ -68,6 +68,6 @@ class Readout:
         if self.outputs > 4 * self.hidden:  # the smaller factor of the product is the one that is laid out anew
             dV = sum_of_outer_products(columns(hidden), e, self.outputs).T
         else:
-            e_T = jnp.moveaxis(e, -1, 0)  # [V, K, *batch]
+            e_T = as_columns(e)
             dV = sum_of_outer_products(e_T, hidden, self.hidden)
         return affine_input_grads(params.V, e), ReadoutParams(dV, sum_of(e) if self.bias else None)
