@@ -65,11 +65,10 @@ def cores_that_pay(settings: Settings, outputs: int, counts: Sequence[int]) -> i
     multiplications at least, for its part of the batch), where W fits its own cache, as each core reads all of it (2 MB
     at most), and where no product with V is much larger: XLA spreads one large product over all cores by itself.
 
-    Measured on two cores of an AMD EPYC with AVX-512, jax 0.10.2: the time of a step on two of the time on one, at
-    T, B, D, H, V. GRU and LSTM 100,32,64,128,65: 0.65 and 0.66. Elman 1024,32,64,256,128: 0.58; 128,64,128,512,128:
-    0.86; 100,32,64,128,65: 0.93. And where the rule says one core: Elman 128,32,64,256,10000: 1.06; 64,8,64,128,65:
-    1.16; 64,2,64,256,65: 1.58. GRU 64,32,97,512,97 takes 41 ms of both cores either way, Elman 64,32,97,768,97 takes
-    25 and 23.
+    Loss and gradient on two cores of an AMD EPYC with AVX-512, the time of two devices in that of one, at T, B, D, H, V
+    (`scripts/bench_peers.py`, jax 0.10.2): LSTM 128,48,96,224,90: 0.62; 70,24,48,160,90: 0.91. GRU 0.76 and 0.91. Elman
+    70,24,48,160,90: 0.90; 40,128,256,384,1000: 0.91; and where the rule says one core, 200,8,32,96,40: 1.22. Whole
+    steps of training at 100,32,-,128,96 gain less, as both devices update all parameters: LSTM 0.84, GRU 0.90.
     """
     W = {"elman": 1, "gru": 3, "lstm": 4}[settings.cell] * settings.hidden**2
     if W > 2**19 or outputs * settings.hidden > 8 * W:
