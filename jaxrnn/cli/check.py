@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 import jaxrnn
 from jaxrnn.cli.group import console, option
@@ -60,7 +61,7 @@ def check(
     report = checking.check(net, mesh=make_mesh(devices) if devices != 1 else None, **options)
     table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", "RTRL", "verdict")
     for row in report.rows:
-        verdict = "[green]passed[/green]" if row.passed else "[red]FAILED[/red]"
+        verdict = Text("passed", "green") if row.passed else Text("FAILED", "red")
         figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
         table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
     spread = f", BPTT on {devices} devices" if devices > 1 else ""

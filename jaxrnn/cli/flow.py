@@ -65,7 +65,7 @@ def flow(
     folder = out or run or pathlib.Path()
     folder.mkdir(parents=True, exist_ok=True)
     console.print(f"{title}, T = {steps}, B = {batch}, layer {found.layer}\n")
-    console.print(str(found), markup=False)
+    console.print(str(found))
     plots.gradient_flow(found, title).savefig(folder / "flow.png", dpi=130)
     np.savez(folder / "flow.npz", allow_pickle=False, **found.arrays())
     console.print(f"\nThe page is {folder / 'flow.png'}, the arrays are in {folder / 'flow.npz'}.")

@@ -12,7 +12,7 @@ import click
 import jax
 from rich.console import Console
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, soft_wrap=True)  # a path may have brackets
 option = functools.partial(click.option, show_default=True)
 PATH = click.Path(path_type=pathlib.Path)
 

@@ -165,7 +165,7 @@ def _conclude(now: experiment.Experiment, run: Run) -> None:
         (run.path / "sample.txt").write_text(sample, encoding="utf-8")
         written.append("sample.txt")
         console.print("A sample:\n")
-        console.print(sample, markup=False)
+        console.print(sample)
     console.print(f"\nTrained in {run.seconds():.0f} s. Curve, metrics, checkpoints and examples are in {run.path}/:")
     console.print("  " + "  ".join([*written, "metrics.jsonl", "settings.json", "best/", "latest/"]))
     if sample is not None:

@@ -150,10 +150,11 @@ def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> t
     ]
     D, V, shape = net.layers[0].inputs, net.readout.outputs, (steps, batch)
     inputs = jax.random.randint(keys[2], shape, 0, D) if tokens else jax.random.normal(keys[2], (*shape, D))
+    read = shape[1:] if net.last_step else shape
     if net.objective is softmax_cross_entropy:
-        targets = jax.random.randint(keys[3], shape, 0, V)
+        targets = jax.random.randint(keys[3], read, 0, V)
     else:
-        targets = jax.random.uniform(keys[3], (*shape, V))
+        targets = jax.random.uniform(keys[3], (*read, V))
     return jax.tree.unflatten(structure, moved), inputs, targets
 
 

@@ -33,6 +33,11 @@ def _check_above_zero(name: str, value: float) -> None:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
+def _check_some(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} must be greater than 0, got {value}")
+
+
 def _by_task(attribute: Literal["data_is", "length_is"]) -> str:
     words: dict[str, list[str]] = {}
     for name, task in TASKS.items():
@@ -68,7 +73,7 @@ class Settings:
     dropout: float = _setting(0.0, "Drop this share of units between layers and on the recurrent path.", check_scale)
     vanishing: float = _setting(0.0, "Weight the vanishing-gradient regulariser of Elman cells by this.", check_scale)
     vanishing_steps: float = _setting(
-        math.inf, "Halve that weight after so many steps: it falls as 1 / (1 + step / this)."
+        math.inf, "Halve that weight after so many steps: it falls as 1 / (1 + step / this).", _check_some
     )
     average: float = _setting(
         0.0, "Use an exponential average of the parameters that decays by this, for example 0.999.", check_rate

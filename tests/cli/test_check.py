@@ -1,8 +1,11 @@
 """`jaxrnn check`: passes what is right, and fails what is wrong."""
 
+import dataclasses
+
 import pytest
 
 from jaxrnn import cli
+from jaxrnn.gradients.check import check
 from jaxrnn.network.network import Network
 
 SIZES = ["--hidden", 8, "--inputs", 5, "--outputs", 6, "--steps", 9]
@@ -51,3 +54,8 @@ def test_bad_input_is_told_in_a_line_with_exit_code_2(call, arguments, message):
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert len(result.output.strip().splitlines()) <= 2
+
+
+def test_the_library_checks_a_network_with_one_answer():
+    net = cli.jaxrnn.Network((cli.jaxrnn.GRU(3, 4),), cli.jaxrnn.Readout(4, 5), cli.jaxrnn.softmax_cross_entropy)
+    assert check(dataclasses.replace(net, last_step=True), steps=5, batch=2).passed

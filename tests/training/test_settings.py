@@ -14,6 +14,7 @@ from jaxrnn.training.settings import Settings, recipe
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"rate": -1.0}, "rate must be positive"),
         ({"clip": float("nan")}, "clip must be positive"),
+        ({"vanishing_steps": 0.0}, "vanishing_steps must be greater than 0"),
         ({"warmup": -1}, "warmup must be finite and not negative"),
         ({"average": 1.0}, "average must be in"),
         ({"noise": float("inf")}, "noise must be finite"),
