@@ -70,6 +70,7 @@ def test_memory_is_ordered_as_the_modes_promise(bench_long):
         net, arguments = bench_long.problem(400, 1, 16, 16, 16, tokens=True)
         needed[mode] = on_one_device(bench_long.gradient(net, mode), *arguments).memory_analysis().temp_size_in_bytes
     plain, checkpoints, kept, anew, _ = needed.values()
-    assert kept <= 1.05 * plain
+    # From jax 0.11 on the compiler keeps a tenth less of the plain scan than it does of ours.
+    assert kept <= (1.05 if jax.__version_info__ < (0, 11) else 1.15) * plain
     assert 3 * checkpoints < plain
     assert 3 * anew < kept
