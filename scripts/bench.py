@@ -67,7 +67,12 @@ SHAPES = (
 )
 
 
-CELLS = {"elman": jaxrnn.Elman, "gru": jaxrnn.GRU, "lstm": jaxrnn.LSTM}
+CELLS: dict[str, Callable[[int, int], Any]] = {
+    "elman": jaxrnn.Elman,
+    "gru": jaxrnn.GRU,
+    "gru-before": functools.partial(jaxrnn.GRU, reset="before"),
+    "lstm": jaxrnn.LSTM,
+}
 
 
 def elman_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -86,6 +91,15 @@ def gru_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
     return s, s
 
 
+def gru_before_step(p: Any, s: jax.Array, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Takes a step of the GRU with the reset before the product."""
+    z_rz, z_n = jnp.split(z, [2 * s.shape[-1]], -1)
+    W_rz, W_n = jnp.split(p.W, [2 * s.shape[-1]])
+    r, z = jnp.split(jax.nn.sigmoid(s @ W_rz.T + z_rz), 2, -1)
+    s = (1 - z) * jnp.tanh((r * s) @ W_n.T + z_n) + z * s
+    return s, s
+
+
 def lstm_step(p: Any, state: tuple, z: jax.Array) -> tuple[tuple, jax.Array]:
     """Takes an LSTM step."""
     s, m = state
@@ -95,7 +109,11 @@ def lstm_step(p: Any, state: tuple, z: jax.Array) -> tuple[tuple, jax.Array]:
     return (s, m), s
 
 
-STEPS: dict[Any, Callable] = {jaxrnn.Elman: elman_step, jaxrnn.GRU: gru_step, jaxrnn.LSTM: lstm_step}
+def step_of(cell: Any) -> Callable:
+    """Returns the step of a cell as most people write it."""
+    if isinstance(cell, jaxrnn.GRU):
+        return gru_step if cell.reset == "after" else gru_before_step
+    return elman_step if isinstance(cell, jaxrnn.Elman) else lstm_step
 
 
 def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax.Array, hoisted: bool) -> jax.Array:
@@ -103,7 +121,7 @@ def plain_loss(net: jaxrnn.Network, params: Any, inputs: jax.Array, targets: jax
     for cell, p in zip(net.layers, params.layers, strict=True):
 
         def step(state: Any, x: jax.Array, cell: Any = cell, p: Any = p) -> tuple[Any, jax.Array]:
-            return STEPS[type(cell)](p, state, x if hoisted else x @ p.U.T + p.b)
+            return step_of(cell)(p, state, x if hoisted else x @ p.U.T + p.b)
 
         zeros = jnp.zeros((inputs.shape[1], cell.hidden))
         start = (zeros, zeros) if isinstance(cell, jaxrnn.LSTM) else zeros
@@ -153,7 +171,7 @@ def contenders(net: jaxrnn.Network, segment: int | str) -> dict[str, Callable]:
 
 def flops(cell: str, shape: Shape) -> int:
     """Counts operations of matrix products alone: one forward, two backward a weight, none to the lowest inputs."""
-    rows = {"elman": 1, "gru": 3, "lstm": 4}[cell] * shape.H
+    rows = {"elman": 1, "gru": 3, "gru-before": 3, "lstm": 4}[cell] * shape.H
     weights = rows * (3 * (2 * shape.layers - 1) * shape.H + 2 * shape.D) + 3 * shape.H * shape.V
     return 2 * shape.T * shape.B * weights
 
@@ -204,8 +222,8 @@ def measure(cell: str, shape: Shape, budget: float, segment: int | str = "auto")
 
 
 def torch_milliseconds(cell: str, shape: Shape, budget: float) -> float | str:
-    """Measures torch's own layer, in a process of its own; nothing where there is no torch."""
-    if importlib.util.find_spec("torch") is None:
+    """Measures torch's own layer, in a process of its own; nothing where torch or the layer is missing."""
+    if importlib.util.find_spec("torch") is None or cell == "gru-before":
         return ""
     script = pathlib.Path(__file__).with_name("bench_peers.py")
     command = [sys.executable, str(script), "--worker", "torch", cell, *map(str, shape)]
@@ -244,11 +262,6 @@ def ratio(a: Result, b: Result) -> float:
     return statistics.median(x / y for x, y in zip(a.seconds, b.seconds, strict=True))
 
 
-def cores() -> int:
-    """Counts the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor() -> str:
     """Describes the processor: cores that this process may use, its name, and its widest vector instructions."""
     facts = pathlib.Path("/proc/cpuinfo")
@@ -259,7 +272,8 @@ def processor() -> str:
         known.setdefault(name.strip(), value.strip())
     flags = known.get("flags", "").split()
     vectors = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else ""
-    return " ".join(filter(None, (f"{cores()} cores of", known.get("model name", platform.machine()), vectors)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return " ".join(filter(None, (f"{cores} cores of", known.get("model name", platform.machine()), vectors)))
 
 
 def main() -> None:

@@ -29,6 +29,8 @@ import speed_table
 from bench import Shape
 
 import jaxrnn
+from jaxrnn.cli.machine import use_all_cores
+from jaxrnn.training.devices import AXIS, make_mesh, spread
 
 TURN = 1.0  # seconds that a contender works before the next one does
 SHAPES = {
@@ -48,11 +50,9 @@ def by_jaxrnn(cell: str, shape: Shape, devices: int = 1) -> Callable[[], Any]:
     net, (params, inputs, targets, *_) = bench.problem(cell, shape)
     function = jaxrnn.value_and_grad(net)
     if devices > 1:
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        mesh = make_mesh(devices)
         function = jaxrnn.data_parallel(function, mesh)
-        steps = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "data"))
-        inputs, targets = jax.device_put((inputs, targets), steps)
-        params = jax.device_put(params, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+        params, (inputs, targets) = spread(params, mesh), spread((inputs, targets), mesh, None, AXIS)
     return jitted(function, params, inputs, targets)
 
 
@@ -145,7 +145,7 @@ def jitted(function: Callable, *arguments: Any) -> Callable[[], Any]:
 def work(name: str, cell: str, shape: Shape) -> None:
     """Answers every line of standard input, a number of seconds, with the median of one contender's calls in ms."""
     if name == "jaxrnn, all cores":
-        jax.config.update("jax_num_cpu_devices", bench.cores())
+        use_all_cores()
     call = CONTENDERS[name][0](cell, shape)
     call()
     print("ready", flush=True)

@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 SPEED, PEERS = HERE / "results" / "speed.csv", HERE / "results" / "peers.csv"
 PICTURE, README = HERE / "pictures" / "speed.png", HERE.parent / "README.md"
 SIZES = ("T", "B", "D", "H", "V")
-NAMES = {"elman": "Elman", "gru": "GRU", "lstm": "LSTM"}
+NAMES = {"elman": "Elman", "gru": "GRU", "gru-before": "GRU (reset before)", "lstm": "LSTM"}
 Row = dict[str, str]  # column -> what stands in the file
 
 

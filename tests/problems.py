@@ -38,6 +38,17 @@ CELLS = {
     "user": Glider,
 }
 KEY = jax.random.key(7)
+# What most grids of options choose from, by the names of `Problem`.
+CHOICES = {
+    "both_ways": (False, True),
+    "tokens": (False, True),
+    "weighted": (False, True),
+    "stateful": (False, True),
+    "masked": (False, True),
+    "reset": (False, True),
+    "dropout": (0.0, 0.3),
+    "recurrent_dropout": (0.0, 0.4),
+}
 
 
 class Arguments(NamedTuple):

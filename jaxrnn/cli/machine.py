@@ -47,10 +47,10 @@ def keep_the_heap() -> None:
     """Makes glibc keep the memory of large blocks for the next call; elsewhere does nothing."""
     if platform.libc_ver()[0] != "glibc":
         return
-    # By itself it gives large blocks back, and the next step faults in every page of them again. A step of an LSTM at
-    # T, B, D, H, V = 128,64,128,256,128 on one device: 14,900 faults and 143 ms of processor time, 23 ms of these the
-    # system's; with this 2 faults and 127 ms, 1.12 times as fast (AMD EPYC with AVX-512, jax 0.10.2). 32 MB is the
-    # largest threshold that every glibc takes.
+    # By itself it gives large blocks back, and the next step faults in every page of them again: without and with
+    # MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_TOP_PAD_=67108864, `scripts/bench.py
+    # --cell lstm --shapes 2` takes 84 and 70 ms, or 88 and 79 (AMD EPYC with AVX-512, jax 0.10.2). 32 MB is the largest
+    # threshold that every glibc takes.
     libc = ctypes.CDLL(None)
     M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
     libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)

@@ -47,7 +47,7 @@ class BatchGradient(abc.ABC):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self.check)
+        return inspect.signature(self.check).replace(return_annotation="tuple[Any, NetworkParams]")
 
     def _with_automatic_axes(self, params: NetworkParams, arguments: tuple, named: dict) -> tuple[Any, NetworkParams]:
         inputs = as_array("inputs", self.__signature__.bind(params, *arguments, **named).arguments["inputs"])

@@ -80,7 +80,8 @@ def unroll(
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
     segment. Under `jax.vmap` over sequences, with parameters that are not mapped, the call becomes one larger batch:
-    the gradient of a sum over them takes as long as that of a batch given as an axis of the inputs (0.7 to 1.2 times).
+    the gradient of a sum over them takes about as long as that of a batch given as an axis of the inputs
+    (`scripts/bench.py`).
     Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or `jax.linearize`, choose
     gradient="autodiff".
 

@@ -65,10 +65,11 @@ def cores_that_pay(settings: Settings, outputs: int, counts: Sequence[int]) -> i
     multiplications at least, for its part of the batch), where W fits its own cache, as each core reads all of it (2 MB
     at most), and where no product with V is much larger: XLA spreads one large product over all cores by itself.
 
-    Loss and gradient on two cores of an AMD EPYC with AVX-512, the time of two devices in that of one, at T, B, D, H, V
-    (`scripts/bench_peers.py`, jax 0.10.2): LSTM 128,48,96,224,90: 0.62; 70,24,48,160,90: 0.91. GRU 0.76 and 0.91. Elman
-    70,24,48,160,90: 0.90; 40,128,256,384,1000: 0.91; and where the rule says one core, 200,8,32,96,40: 1.22. Whole
-    steps of training at 100,32,-,128,96 gain less, as both devices update all parameters: LSTM 0.84, GRU 0.90.
+    On two cores of an AMD EPYC with AVX-512, jax 0.10.2, the time of two devices in that of one, at T, B, D, H, V: loss
+    and gradient (`scripts/bench_peers.py`) of an LSTM at 128,48,96,224,90: 0.62; 70,24,48,160,90: 0.91; of a GRU 0.76
+    and 0.91; of an Elman network 70,24,48,160,90: 0.90; 40,128,256,384,1000: 0.91; and where the rule says one core,
+    200,8,32,96,40: 1.22. Steps of training gain less, as both devices update all parameters: `jaxrnn train --cell lstm
+    --hidden 128 --chunk 100 --steps 1500`, `--devices 2` against `--devices 1`, 0.80 and 0.87, a GRU 0.86 and 0.94.
     """
     W = {"elman": 1, "gru": 3, "lstm": 4}[settings.cell] * settings.hidden**2
     if W > 2**19 or outputs * settings.hidden > 8 * W:

@@ -148,7 +148,7 @@ def make_step(
             noise").
 
     Returns:
-        `(train, batch) -> (train, {"loss", "gradient_norm"})`; the batch is a `jaxrnn.tasks.sequences.Sequences`, the
+        `(train, batch) -> (train, {"loss", "gradient_norm"})`; the batch is a `jaxrnn.tasks.base.Sequences`, the
         loss is the one before the update.
 
     Raises:

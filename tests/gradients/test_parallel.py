@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from oracles import relative_error
 from pairwise import label, pairwise
-from problems import Problem
+from problems import CHOICES, Problem
 from programs import collectives
 from user_cells import Glider
 
@@ -23,14 +23,7 @@ STEPS, BATCH = PartitionSpec(None, "data"), PartitionSpec("data")
 PROBLEM = {
     "Cell": (jaxrnn.Elman, jaxrnn.GRU, jaxrnn.LSTM, Glider),
     "depth": (1, 2),
-    "both_ways": (False, True),
-    "tokens": (False, True),
-    "weighted": (False, True),
-    "stateful": (False, True),
-    "masked": (False, True),
-    "reset": (False, True),
-    "dropout": (0.0, 0.3),
-    "recurrent_dropout": (0.0, 0.4),
+    **CHOICES,
     "last_step": (False, True),
     "learn_state": (False, True),
     "batch": ((12,), (12, 2)),

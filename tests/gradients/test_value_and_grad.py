@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from oracles import relative_error
 from pairwise import label, pairwise
-from problems import CELLS, OBJECTIVES, Problem, autodiff
+from problems import CELLS, CHOICES, OBJECTIVES, Problem, autodiff
 
 import jaxrnn
 
@@ -22,14 +22,7 @@ PROBLEM = {
     "objective": tuple(OBJECTIVES),
     "shape": ((7, (2,)), (9, (2, 3)), (1, (3,)), (5, ())),
     "depth": (2, 1),
-    "both_ways": (False, True),
-    "tokens": (False, True),
-    "weighted": (False, True),
-    "stateful": (False, True),
-    "masked": (False, True),
-    "reset": (False, True),
-    "dropout": (0.0, 0.3),
-    "recurrent_dropout": (0.0, 0.4),
+    **CHOICES,
     "residual": (False, True),
     "last_step": (False, True),
     "learn_state": (False, True),
