@@ -14,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
-from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like
+from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like, check_positive
 from jaxrnn.cells.base import State, hidden_of
 from jaxrnn.gradients.influence import METHODS, Method
 from jaxrnn.gradients.parallel import BatchGradient
@@ -34,7 +34,9 @@ class Carry(NamedTuple):
     influence: ArrayTree  # ds_t/dtheta, as far as the method keeps it
 
 
-def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple[Any, NetworkParams]]:
+def value_and_grad(
+    net: Network, method: Method = "rtrl", *, unroll: int = 1
+) -> Callable[..., tuple[Any, NetworkParams]]:
     """Computes the loss of a network and its gradient forward in time: for learning at every step, while it happens.
 
         P_t = J_t P_{t-1} + d+ s_t/dtheta        dE/dtheta = sum_t (dE_t/ds_t) P_t        J_t = ds_t/ds_{t-1}
@@ -59,6 +61,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     Args:
         net: a network of one layer that is not bidirectional, without dropout, `last_step` or a learned initial state.
         method: "rtrl", "snap1" or "rflo".
+        unroll: how many steps one turn of the compiled loop takes, as for `lax.scan`.
 
     Returns:
         A function `(params, inputs, targets, weights=None, carry=None, mask=None, reset=None) -> ((E, carry), grads)`,
@@ -88,7 +91,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     >>> grads.layers[0].W.shape
     (8, 8)
     """
-    return _OnlineValueAndGrad(net, method)
+    return _OnlineValueAndGrad(net, method, unroll)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +100,10 @@ class _OnlineValueAndGrad(BatchGradient):
 
     net: Network
     method: Method
+    unroll: int
 
     def __post_init__(self) -> None:
+        check_positive("unroll", self.unroll)
         _check_network(self.net, self.method)
 
     def check(
@@ -141,7 +146,7 @@ class _OnlineValueAndGrad(BatchGradient):
 
         E, zeros, _ = setup.zeros
         now = vary_alike((*carry, (E, zeros.layers[0], zeros.readout)), setup.call)
-        (state, reached, sums), _ = lax.scan(step, now, setup.steps)
+        (state, reached, sums), _ = lax.scan(step, now, setup.steps, unroll=self.unroll)
         E, grads, readout = setup.total(sums)
         grads = sum_over_shards(NetworkParams((grads,), readout), params)
         return (E, Carry(state, reached)), cast_like(grads, params)

@@ -16,7 +16,7 @@ import numpy as np
 from chex import Array, ArrayTree
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast_like, check_float
+from jaxrnn.arguments import batch_shape, cast_like, check_float, check_positive
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import decide
 from jaxrnn.gradients.whole import skim, whole
@@ -33,6 +33,7 @@ def value_and_grad_of_chunks(
     directory: str | pathlib.Path | None = None,
     recompute: bool | str = False,
     compute_dtype: DTypeLike | None = None,
+    unroll: int = 1,
     return_state: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
     """Computes the loss of a network over a sequence of any length, and its exact gradient, in pieces.
@@ -51,7 +52,7 @@ def value_and_grad_of_chunks(
         directory: where chunks and states are spilled to, as files that are removed at the end; memory of the host
             where None.
         recompute: within a chunk, as for `jaxrnn.value_and_grad`.
-        compute_dtype: as for `jaxrnn.value_and_grad`.
+        compute_dtype, unroll: as for `jaxrnn.value_and_grad`.
         return_state: whether to return the final state as well.
 
     Returns:
@@ -85,7 +86,8 @@ def value_and_grad_of_chunks(
         raise TypeError(f"directory must be a path, got {type(directory).__name__}")
     if directory is not None and not pathlib.Path(directory).is_dir():
         raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
-    passes = _Passes(net, as_recompute(recompute), compute_dtype)
+    check_positive("unroll", unroll)
+    passes = _Passes(net, as_recompute(recompute), compute_dtype, unroll)
 
     def loss_and_gradient(
         params: NetworkParams, chunks: Iterable[Chunk], state: tuple[State, ...] | None = None
@@ -114,11 +116,12 @@ class _Passes(NamedTuple):
     net: Network
     recompute: Recompute
     compute_dtype: Any
+    unroll: int
 
     def set_up(self, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Setup:
         """Makes a chunk ready."""
         call = checked(self.net, params, chunk, state, compute_dtype=self.compute_dtype)
-        return set_up(self.net, params, call, ScanOptions(recompute=self.recompute))
+        return set_up(self.net, params, call, ScanOptions(recompute=self.recompute, unroll=self.unroll))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -58,7 +58,7 @@ def forward_segment(
         return state, (state, of_step if recompute == "none" else None)
 
     xs = cell.project(operands, inputs), flags
-    final, (states, of_steps) = lax.scan(step, start, xs, reverse=options.reverse)
+    final, (states, of_steps) = lax.scan(step, start, xs, reverse=options.reverse, unroll=options.unroll)
     return hidden_of(states), Residuals(start, None if recompute == "states" else states, of_steps), final
 
 

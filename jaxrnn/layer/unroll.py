@@ -11,7 +11,7 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, entries
+from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, check_positive, dtype_to_compute_in, entries
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
@@ -71,6 +71,7 @@ def unroll(
     compute_dtype: DTypeLike | None = None,
     recompute: bool | str = False,
     backward: Backward = "sequential",
+    unroll: int = 1,
     gradient: Literal["bptt", "autodiff"] = "bptt",
 ) -> tuple[Array, State]:
     """Computes the hidden states of one layer over time; its derivative is the reverse scan written by hand.
@@ -108,6 +109,8 @@ def unroll(
         backward: "sequential", or "associative": the reverse recurrence is linear in the adjoint, and an associative
             scan over its Jacobians ds_t/ds_{t-1} takes log2(T) rounds instead of T steps. It forms all of them, T B H^2
             numbers, and does H times the arithmetic: for accelerators and small H, never for a CPU.
+        unroll: how many steps one turn of a compiled loop takes, as for `lax.scan`: less overhead for a longer
+            compilation.
         gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
 
     Returns:
@@ -129,7 +132,8 @@ def unroll(
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
     check_backward(backward)
-    options = ScanOptions(reverse, as_recompute(recompute), backward)
+    check_positive("unroll", unroll)
+    options = ScanOptions(reverse, as_recompute(recompute), backward, unroll=unroll)
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
