@@ -50,8 +50,9 @@ LARGEST = 4e10  # operations of a call, about a second of two cores, so that dra
 
 
 def drawn(cell: str, count: int, seed: int) -> tuple[Shape, ...]:
-    """Draws shapes, every size of them uniform in its logarithm, that are no larger than fits the patience of a bench."""
-    source, shapes = random.Random(f"{cell} {seed}"), []
+    """Draws shapes, every size uniform in its logarithm, and none that takes more operations than `LARGEST`."""
+    source = random.Random(f"{cell} {seed}")
+    shapes: list[Shape] = []
     while len(shapes) < count:
         T, B, D, H, V = (
             round(math.exp(source.uniform(math.log(least), math.log(most))))
