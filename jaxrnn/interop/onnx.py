@@ -110,11 +110,9 @@ class Model:
             array = values[name] = as_array(name, value)
             if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(dtype, jnp.floating):
                 raise TypeError(f"{name} must be {dtype}, as the model says, got dtype {array.dtype}")
-            fits = shape is None or len(shape) == array.ndim
-            if shape is not None and fits:
-                fits = all(
-                    size in (axis, None) or isinstance(size, str) for size, axis in zip(shape, array.shape, strict=True)
-                )
+            fits = len(shape) == array.ndim and all(
+                isinstance(size, str) or size in (axis, None) for size, axis in zip(shape, array.shape, strict=True)
+            )
             if not fits:
                 raise ValueError(f"{name} must have shape {shape}, as the model says, got {array.shape}")
         return values

@@ -20,7 +20,17 @@ from jaxrnn.cells.base import Params, State, hidden_of
 from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.lstm import LSTM, LSTMState
-from jaxrnn.interop.layers import Kind, as_floats, assemble, cells_of, check_layers, check_shape, directions_of
+from jaxrnn.interop.layers import (
+    Activation,
+    Kind,
+    Reset,
+    as_floats,
+    assemble,
+    cells_of,
+    check_layers,
+    check_shape,
+    directions_of,
+)
 from jaxrnn.interop.onnx_operators import Node
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.masking import lengths_to_mask
@@ -53,7 +63,7 @@ def from_node(node: Node, constants: Mapping[str, np.ndarray]) -> Recurrent:
     rows = [_reorder(arrays["W"], order), _reorder(arrays["R"], order)]
     if "B" in arrays:
         rows += [_reorder(bias, order) for bias in np.split(arrays["B"], 2, 1)]
-    reset = "after" if node.attributes.get("linear_before_reset", 0) else "before"
+    reset: Reset = "after" if node.attributes.get("linear_before_reset", 0) else "before"
     directions = [list(map(np.ascontiguousarray, direction)) for direction in zip(*rows, strict=True)]
     layer, params = assemble(KINDS[node.operator], activation, directions, reset=reset)
     reverse = node.attributes.get("direction", "forward") == "reverse"
@@ -71,9 +81,9 @@ def to_operator(name: str, layer: Layer, params: Params) -> tuple[str, dict[str,
     weights = {"W": W, "R": R} | ({"B": np.concatenate(biases, 1)} if biases else {})
     attributes: dict[str, Any] = {"hidden_size": layer.hidden}
     attributes["direction"] = "bidirectional" if isinstance(layer, Bidirectional) else "forward"
-    if operator == "RNN":
+    if isinstance(cell, Elman):
         attributes["activations"] = [cell.activation.capitalize()] * len(directions)
-    if operator == "GRU":
+    if isinstance(cell, GRU):
         attributes["linear_before_reset"] = int(cell.reset == "after")
     return operator, attributes, weights
 
@@ -134,14 +144,14 @@ def _check_attributes(node: Node) -> None:
     """Raises where an operator has what no layer of jaxrnn does."""
     given = node.attributes
     check_choice(f"direction of {node}", given.get("direction", "forward"), tuple(DIRECTIONS))
-    refused = [name for name in ("clip", "activation_alpha", "activation_beta") if name in given]
+    refused: list[str] = [name for name in ("clip", "activation_alpha", "activation_beta") if name in given]
     refused += ["input_forget"] if given.get("input_forget", 0) else []
     refused += ["P (peepholes)"] if any(node.inputs[7:8]) else []
     if refused:
         raise ValueError(f"{node} has {', '.join(refused)}, which no layer of jaxrnn has")
 
 
-def _activation(node: Node) -> Any:
+def _activation(node: Node) -> Activation:
     """Returns "tanh", or what else an RNN has; raises for other activations than the gates of jaxrnn have."""
     ways, usual = DIRECTIONS[node.attributes.get("direction", "forward")], FUNCTIONS[node.operator]
     found = tuple(name.lower() for name in node.attributes.get("activations", ()))

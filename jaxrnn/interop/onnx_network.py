@@ -26,6 +26,7 @@ from jaxrnn.network.readout import Readout, ReadoutParams
 
 LABEL = np.dtype(np.uint64)
 # Operators that only move the numbers of their first input, or of all.
+MOVES: tuple[str, ...]
 MOVES = ("Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Flatten", "Slice", "Split", "Gather")
 MOVES += ("Expand", "ReduceSum")
 JOINS = ("Concat", "Add")
@@ -111,11 +112,10 @@ class _Reading:
         if reverse:
             raise _no_place(node, "its direction is reverse, and layers run forward or both ways")
         X, *states = (_exchange(values.get(name), batch_first) for name in ("X", "initial_h", "initial_c"))
-        if X.ndim != 3 or not (
-            self._hands_up(lambda top: np.array_equal(X, top.steps)) if self.layers else self._given(X)
-        ):
-            below = "what the layer below hands up" if self.layers else "an input of the model as it is"
-            raise _no_place(node, f"its X is not {below}")
+        if self.layers and not self._hands_up(lambda top: np.array_equal(X, top.steps)):
+            raise _no_place(node, "its X is not what the layer below hands up")
+        if not self.layers and not self._given(X):
+            raise _no_place(node, "its X is not an input of the model as it is")
         self._take_lengths(node, values.get("sequence_lens"), len(X))
         self.layers.append(layer)
         self.params.append(params)
@@ -123,8 +123,7 @@ class _Reading:
         hidden = self.labels((2 if isinstance(layer, Bidirectional) else 1, *X.shape[:2], layer.hidden))
         last = np.stack([hidden[0, -1], hidden[-1, 0]][: len(hidden)])
         last = last if self.lengths is None else self.labels(last.shape)
-        below = self.choices[0] if self.choices else None
-        self.choices = list(_choices(hidden, last, below))
+        self.choices = list(_choices(hidden, last, self.choices[0] if self.choices else None))
         Y = hidden.transpose(2, 1, 0, 3) if batch_first else hidden.swapaxes(0, 1)
         return Y, _exchange(last, batch_first), _exchange(self.labels(last.shape), batch_first)
 
@@ -178,9 +177,8 @@ class _Reading:
         """Raises unless all layers have the same lengths, an input of the model."""
         if lengths is not None and lengths.dtype != LABEL and (lengths == steps).all():
             lengths = None
-        alike = not self.layers or np.array_equal(
-            *(np.zeros(0) if one is None else one for one in (lengths, self.lengths))
-        )
+        first = lengths if not self.layers else self.lengths
+        alike = lengths is first if lengths is None or first is None else np.array_equal(lengths, first)
         if not alike or not (lengths is None or self._given(lengths)):
             raise _no_place(node, "sequence_lens must be one input of the model for all layers")
         self.lengths = lengths
@@ -199,8 +197,8 @@ class _Reading:
         spread = any(self.graph.made_by(name) == "Expand" for name in node.inputs[5:7])
         if not arrays or not (spread or any(map(np.any, arrays))):
             return None
-        rows = [None if array is None else array[:, 0].copy() for array in (h, c)]
-        return to_state(layer, *rows, np.zeros_like(arrays[0][:, 0]))
+        h, c = (None if array is None else array[:, 0].copy() for array in (h, c))
+        return to_state(layer, h, c, np.zeros_like(arrays[0][:, 0]))
 
     def _given(self, labels: np.ndarray) -> bool:
         """Tells whether labels are those of an input, but for axes of size 1 and the order of the first two."""
@@ -212,9 +210,10 @@ class _Reading:
             raise ValueError("the model is no jaxrnn.Network: it has no RNN, GRU or LSTM")
         if self.readout is None:
             made = [self.values[name] for name in self.graph.outputs]
-            if not any(self._hands_up(lambda top, labels=labels: _same_numbers(labels, top.steps)) for labels in made):
+            if not self._hands_up(lambda top: any(_same_numbers(labels, top.steps) for labels in made)):
                 self._hands_up(lambda top: True)
-            self.readout = ReadoutParams(np.eye(self.layers[-1].outputs, dtype=self.params[-1][0].dtype), None)
+            dtype = jax.tree.leaves(self.params)[0].dtype
+            self.readout = ReadoutParams(np.eye(self.layers[-1].outputs, dtype=dtype), None)
         if len(set(self.residual)) > 1:
             raise ValueError("the model is no jaxrnn.Network: some layers have a residual path, and others do not")
         V, c = self.readout
