@@ -32,9 +32,9 @@ class Graph(NamedTuple):
     constants: dict[str, np.ndarray]
     nodes: tuple[Node, ...]  # those that depend on the inputs
 
-    def made_by(self, name: str) -> str:
-        """Names the operator that makes a value; an empty name for an input or a constant."""
-        return next((node.operator for node in self.nodes if name in node.outputs), "")
+    def made_by(self, name: str) -> Node | None:
+        """Returns the node that makes a value; None for an input or a constant."""
+        return next((node for node in self.nodes if name in node.outputs), None)
 
 
 def read(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
@@ -70,9 +70,10 @@ def _read_file(path: pathlib.Path) -> onnx.ModelProto:
             try:
                 onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
             except (onnx.checker.ValidationError, OSError, ValueError) as error:
-                raise ValueError(
-                    f"{tensor.name!r} in {str(path)!r} cannot be read from {location!r}: {error}"
-                ) from error
+                came = f"{tensor.name!r} cannot be read from {location!r}: {error}"
+                raise ValueError(f"{str(path)!r} must come with its data, but {came}") from error
+            tensor.data_location = onnx.TensorProto.DEFAULT  # onnx 1.17 leaves it as it was
+            del tensor.external_data[:]
     return model
 
 

@@ -193,12 +193,18 @@ class _Reading:
             return None
         if not all((array == array[:, :1]).all() for array in arrays):
             raise _no_place(node, "its initial state differs from sequence to sequence")
-        # A state of zeros is learned too where weights are spread over the batch, as a saved network does it.
-        spread = any(self.graph.made_by(name) == "Expand" for name in node.inputs[5:7])
-        if not arrays or not (spread or any(map(np.any, arrays))):
+        if not any(map(np.any, arrays)) and not any(map(self._spread, node.inputs[5:7])):
             return None
         h, c = (None if array is None else array[:, 0].copy() for array in (h, c))
         return to_state(layer, h, c, np.zeros_like(arrays[0][:, 0]))
+
+    def _spread(self, name: str) -> bool:
+        """Tells whether a value is a row of weights for each direction, of which there is a copy for each sequence.
+
+        So a saved network has a learned state: it is one even where all of it is zero.
+        """
+        node = self.graph.made_by(name)
+        return node is not None and node.operator == "Expand" and self.values[node.inputs[0]].ndim == 3
 
     def _given(self, labels: np.ndarray) -> bool:
         """Tells whether labels are those of an input, but for axes of size 1 and the order of the first two."""
