@@ -14,6 +14,7 @@ import onnx
 from jaxrnn.interop.onnx_operators import OPERATORS, Node, evaluate
 
 OPSETS = range(13, 29)  # before 13 the axes of Squeeze and Unsqueeze were attributes; 28 is the newest that was read
+GROWTH = 8  # how many times the numbers in a file its computed constants may come to; most are weights in another order
 DTYPES = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
 
 
@@ -44,13 +45,16 @@ def read(source: str | os.PathLike[str] | onnx.ModelProto) -> Graph:
     constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
     inputs = {value.name: _input(value) for value in model.graph.input if value.name not in constants}
     outputs = tuple(value.name for value in model.graph.output)
-    nodes = []
+    nodes, room = [], GROWTH * max(2**20, sum(array.size for array in constants.values()))
     for node in map(_node, model.graph.node):
-        if node.operator in OPERATORS and all(name in constants or not name for name in node.inputs):
-            made = evaluate(node, [constants[name] if name else None for name in node.inputs])
-            constants.update(zip(node.outputs, made, strict=False))
-        else:
+        if node.operator not in OPERATORS or not all(name in constants or not name for name in node.inputs):
             nodes.append(node)
+            continue
+        made = evaluate(node, [constants[name] if name else None for name in node.inputs])
+        constants.update(zip(node.outputs, made, strict=False))
+        room -= sum(array.size for array in made)
+        if room < 0:
+            raise ValueError(f"{node} is one constant too many: they come to {GROWTH} times the numbers in the file")
     return Graph(inputs, outputs, constants, tuple(nodes))
 
 
@@ -64,17 +68,20 @@ def _read_file(path: pathlib.Path) -> onnx.ModelProto:
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-            if not (folder / location).resolve().is_relative_to(folder) or not location:
-                came = f"got {location!r} for {tensor.name!r}"
-                raise ValueError(f"{str(path)!r} must keep its data in files of its own folder, {came}")
-            try:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-            except (onnx.checker.ValidationError, OSError, ValueError) as error:
-                came = f"{tensor.name!r} cannot be read from {location!r}: {error}"
-                raise ValueError(f"{str(path)!r} must come with its data, but {came}") from error
-            tensor.data_location = onnx.TensorProto.DEFAULT  # onnx 1.17 leaves it as it was
-            del tensor.external_data[:]
+            _read_data(tensor, folder, location)
     return model
+
+
+def _read_data(tensor: onnx.TensorProto, folder: pathlib.Path, location: str) -> None:
+    """Reads a tensor that stands in another file; raises unless that is in the folder, links followed."""
+    if not location or not (folder / location).resolve().is_relative_to(folder):
+        raise ValueError(f"{tensor.name!r} must stand in a file of the model's own folder, got {location!r}")
+    try:
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+    except (onnx.checker.ValidationError, OSError, ValueError) as error:
+        raise ValueError(f"{tensor.name!r} cannot be read from {location!r}: {error}") from error
+    tensor.data_location = onnx.TensorProto.DEFAULT  # onnx 1.17 leaves it as it was
+    del tensor.external_data[:]
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -162,9 +162,20 @@ def _one_hot(numpy: types.ModuleType, node: Node, indices: Array, depth: Array, 
     return numpy.moveaxis(hot, -1, node.attributes.get("axis", -1))
 
 
+def _concat(numpy: types.ModuleType, node: Node, *values: Array) -> Array:
+    _check_size([sum(math.prod(np.shape(value)) for value in values)])
+    return numpy.concatenate(values, node.attributes["axis"])
+
+
+def _matmul(numpy: types.ModuleType, node: Node, A: Array, B: Array) -> Array:
+    _check_size((*A.shape[:-1], *B.shape[1:]))
+    return A @ B
+
+
 def _gemm(numpy: types.ModuleType, node: Node, A: Array, B: Array, C: Array | None = None) -> Array:
     given = node.attributes.get
-    product = given("alpha", 1.0) * ((A.T if given("transA", 0) else A) @ (B.T if given("transB", 0) else B))
+    A, B = (value.T if given(f"trans{name}", 0) else value for name, value in (("A", A), ("B", B)))
+    product = given("alpha", 1.0) * _matmul(numpy, node, A, B)
     return product if C is None else product + given("beta", 1.0) * C
 
 
@@ -191,14 +202,14 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Transpose": lambda numpy, node, x: numpy.transpose(x, node.attributes.get("perm")),
     "Reshape": _reshape,
     "Flatten": _flatten,
-    "Concat": lambda numpy, node, *values: numpy.concatenate(values, node.attributes["axis"]),
+    "Concat": _concat,
     "Slice": _slice,
     "Split": _split,
     "Gather": _gather,
     "Expand": _expand,
     "OneHot": _one_hot,
     "Gemm": _gemm,
-    "MatMul": lambda numpy, node, A, B: A @ B,
+    "MatMul": _matmul,
     "ReduceSum": _reduce_sum,
     "Add": _elementwise("add"),
     "Sub": _elementwise("subtract"),

@@ -505,7 +505,7 @@ def test_data_outside_of_the_folder_are_not_read(location, tmp_path):
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path / "secret")
     (folder / "model.onnx").write_bytes(outside(location).SerializeToString())
-    with pytest.raises(ValueError, match=r"must keep its data in files of its own folder|must come with its data"):
+    with pytest.raises(ValueError, match=r"must stand in a file of the model's own folder|cannot be read from"):
         onnx.load(folder / "model.onnx")
 
 
@@ -533,6 +533,9 @@ HUGE = {
     "OneHot": huge("OneHot", ["i", "n", "v"], {"i": np.array([1]), "n": np.array([2**40]), "v": np.array([0, 1])}),
     "Add": huge("Add", ["a", "b"], {"a": numbers(2**15, 1), "b": numbers(1, 2**15)}),
     "Gather": huge("Gather", ["a", "i"], {"a": numbers(2, 2**15), "i": np.zeros(2**15, np.int64)}),
+    "MatMul": huge("MatMul", ["a", "b"], {"a": numbers(2**15, 1), "b": numbers(1, 2**15)}),
+    "Gemm": huge("Gemm", ["a", "b"], {"a": numbers(1, 2**15), "b": numbers(1, 2**15)}, {"transA": 1}),
+    "Concat": huge("Concat", ["a"] * 2**9, {"a": numbers(2**20)}, {"axis": 0}),
     "negative": huge("ConstantOfShape", ["n"], {"n": np.array([-1])}),
 }
 
@@ -540,6 +543,14 @@ HUGE = {
 @pytest.mark.parametrize("model", HUGE.values(), ids=HUGE)
 def test_huge_constants_are_not_made(model):
     with pytest.raises(ValueError, match="would make an array of shape"):
+        onnx.load(model)
+
+
+def test_constants_that_grow_are_told():
+    """Each is twice as large as the one before."""
+    nodes = [("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], {"axis": 0}) for i in range(40)]
+    model = graph_of([*nodes, ("Identity", ["x"], ["y"], {})], {"x": (FLOAT, [1])}, ["y"], {"c0": numbers(2)})
+    with pytest.raises(ValueError, match=r"Concat 'concat_\d+' is one constant too many"):
         onnx.load(model)
 
 
