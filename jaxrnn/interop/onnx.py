@@ -176,15 +176,16 @@ def save(
 
     Layers become RNN, GRU and LSTM operators and the readout a Gemm, in a form that onnxruntime runs; steps T and batch
     B are of any size. Tokens become one-hot vectors (OneHot), so that U stays the operator's W: with a vocabulary much
-    larger than H that product is most of the time. Dropout is left out, as in a call without a key.
+    larger than H that product is most of the time. Nothing is left out by dropout, as in a call without a key, and
+    neither its rates nor the objective are in the file.
 
     Args:
         net: layers of Elman, GRU and LSTM cells, of one direction or two.
         params: its parameters, of one dtype.
         path: the file; an existing one is overwritten.
         tokens: whether inputs are tokens, int64 [T, B], and not floats [T, B, D].
-        lengths: whether there is an input `lengths`, int32 [B], and sequences end there. Outputs behind the end are
-            those of hidden states of zero.
+        lengths: whether there is an input `lengths`, int32 [B], of 1 to T steps. Behind the end of a sequence outputs
+            are those of hidden states of zero.
         state: whether there are inputs `state_0_h` (and, of an LSTM, `state_0_c`) and so on for every layer, and
             outputs `final_0_h` and so on to go on from, [directions, B, H]. A learned initial state is then not in
             the file.

@@ -110,9 +110,7 @@ def _check(model: onnx.ModelProto) -> None:
 
 def _array(tensor: onnx.TensorProto) -> np.ndarray:
     """Returns the values of a tensor; raises unless there are as many as its shape says."""
-    kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-    if kind not in DTYPES:
-        raise ValueError(f"{tensor.name!r} must be {', '.join(DTYPES)}, got {kind}")
+    _check_kind(tensor.name, tensor.data_type)
     try:
         array = onnx.numpy_helper.to_array(tensor)
     except ValueError as error:
@@ -120,6 +118,12 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
     if array.shape != tuple(tensor.dims):
         raise ValueError(f"{tensor.name!r} must have a shape without negative sizes, got {list(tensor.dims)}")
     return array
+
+
+def _check_kind(name: str, number: int) -> None:
+    kind = {value: kind for kind, value in onnx.TensorProto.DataType.items()}.get(number, str(number))
+    if kind not in DTYPES:
+        raise ValueError(f"{name!r} must be a tensor of {', '.join(DTYPES)}, got one of {kind}")
 
 
 def _node(node: onnx.NodeProto) -> Node:
@@ -143,9 +147,7 @@ def _attribute(attribute: onnx.AttributeProto) -> Any:
 
 def _input(value: onnx.ValueInfoProto) -> Input:
     tensor = value.type.tensor_type
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-    if kind not in DTYPES:
-        raise ValueError(f"the input {value.name!r} must be a tensor of {', '.join(DTYPES)}, got {kind}")
+    _check_kind(value.name, tensor.elem_type)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     sizes = (axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim)
     return Input(dtype, tuple(sizes))

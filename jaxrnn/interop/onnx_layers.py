@@ -95,7 +95,10 @@ def run(
     initial_h: Array | None = None,
     initial_c: Array | None = None,
 ) -> tuple[Array, Array, Array | None]:
-    """Computes Y, Y_h and, of an LSTM, Y_c. Behind its end a sequence has zeros in Y, as onnxruntime writes them.
+    """Computes Y, Y_h and, of an LSTM, Y_c.
+
+    Behind its end a sequence has zeros in Y, as in onnxruntime. A sequence of no steps keeps its initial state: the
+    specification says nothing of it, and onnxruntime makes zeros.
 
     Args:
         recurrent: the operator.

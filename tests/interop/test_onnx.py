@@ -72,12 +72,19 @@ def rows_of_state(state):
     return [np.stack(field) for field in fields]
 
 
+def assert_nothing_is_unused(graph):
+    made = [name for node in graph.node for name in node.output if name]
+    used = {value.name for value in graph.output}.union(*(node.input for node in graph.node))
+    assert {*made, *(tensor.name for tensor in graph.initializer), *(value.name for value in graph.input)} <= used
+
+
 @pytest.mark.parametrize("row", ROWS, ids=map(label, ROWS))
 def test_a_saved_network_computes_the_same_in_onnxruntime_and_comes_back(row, tmp_path):
     problem, path = problem_of(row), tmp_path / "net.onnx"
     given = problem.arguments(jnp.float32)
     onnx.save(problem.net, given.params, path, **{name: row[name] for name in SAVED})
     onnx_library.checker.check_model(str(path), full_check=True)
+    assert_nothing_is_unused(onnx_library.load(path).graph)
     model = onnx.load(path, problem.net.objective)
     learned = None if row["state"] else given.params.state  # a state that is given takes the place of the learned one
     assert model.net == dataclasses.replace(problem.net, learn_state=learned is not None)
@@ -177,7 +184,7 @@ def one_layer(operator="GRU", inputs=(), attributes=None, opset=22, weights=None
     return graph_of([(operator, names, outputs, attributes)], given, outputs, arrays, opset)
 
 
-@pytest.mark.parametrize("opset", [14, 17, 21])
+@pytest.mark.parametrize("opset", [13, 14, 21, 24])
 @pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM"])
 def test_operators_of_older_opsets(operator, opset):
     model = one_layer(operator, opset=opset)
@@ -379,8 +386,19 @@ def test_what_jaxrnn_has_no_equal_of_is_named(model, message):
 
 
 WEIGHTS = {"V": numbers(H, V), "c": numbers(V), "W": numbers(1, H, D), "R": numbers(1, H, H), "one": np.array([1])}
-LAYER = ("RNN", ["x", "W", "R"], ["Y"], {"hidden_size": H})
+LAYER = ("RNN", ["x", "W", "R"], ["Y", "Y_h"], {"hidden_size": H})
 SQUEEZE = ("Squeeze", ["Y", "one"], ["s"], {})
+
+
+PRODUCT = ("MatMul", ["s", "V"], ["y"], {})
+
+
+def layer_on(below, made, *more):
+    """Returns a second layer, on `below`, and the squeeze of what it makes."""
+    layer = ("RNN", [below, "R", "R", *more], [f"Y of {made}"], {"hidden_size": H})
+    return [layer, ("Squeeze", [f"Y of {made}", "one"], [made], {})]
+
+
 NO_NETWORK = {
     "reverse": ([("RNN", *LAYER[1:3], {"hidden_size": H, "direction": "reverse"})], "Y", "its direction is reverse"),
     "an activation between": (
@@ -414,6 +432,35 @@ NO_NETWORK = {
         "Y",
         "its X is not an input of the model as it is",
     ),
+    "a product before": (
+        [("MatMul", ["x", "square"], ["z"], {}), ("RNN", ["z", *LAYER[1][1:]], *LAYER[2:])],
+        "Y",
+        "MatMul 'matmul_0' has no place .* does not read what the top layer hands up",
+    ),
+    "a layer behind the readout": ([LAYER, SQUEEZE, PRODUCT, *layer_on("s", "z")], "z", "RNN 'rnn_3' has no place"),
+    "two layers on one": ([LAYER, SQUEEZE, *layer_on("s", "a"), *layer_on("s", "b")], "b", "not what the layer below"),
+    "a residual path of one layer": (
+        [
+            LAYER,
+            SQUEEZE,
+            *layer_on("s", "a"),
+            ("Add", ["s", "a"], ["r"], {}),
+            *layer_on("r", "b"),
+            ("MatMul", ["b", "V"], ["y"], {}),
+        ],
+        "y",
+        "some layers have a residual path",
+    ),
+    "lengths of one layer": (
+        [LAYER, SQUEEZE, *layer_on("s", "a", "", "lengths")],
+        "a",
+        "sequence_lens must be one input of the model for all layers",
+    ),
+    "a state that a layer makes": (
+        [LAYER, SQUEEZE, *layer_on("s", "a", "", "", "Y_h")],
+        "a",
+        "its initial state must be an input of the model",
+    ),
     "a state by sequence": (
         [("RNN", [*LAYER[1], "", "", "h"], *LAYER[2:])],
         "Y",
@@ -425,7 +472,14 @@ NO_NETWORK = {
 
 @pytest.mark.parametrize(("nodes", "output", "message"), NO_NETWORK.values(), ids=NO_NETWORK)
 def test_a_graph_that_runs_and_is_no_network_says_why(nodes, output, message):
-    constants = {"minus": np.array([-1]), "far": np.array([-9]), "zero": np.array([0]), "h": numbers(1, B, H)}
+    constants = {
+        "square": numbers(D, D),
+        "lengths": LENGTHS,
+        "minus": np.array([-1]),
+        "far": np.array([-9]),
+        "zero": np.array([0]),
+        "h": numbers(1, B, H),
+    }
     proto = graph_of(nodes, {"x": (FLOAT, [T, B, D])}, [output], WEIGHTS | constants | {"two": np.float32([2])})
     model, x = onnx.load(proto), numbers(T, B, D)
     assert relative_error(model(x)[0], by_onnxruntime(proto, x)[0]) <= 1e-5
@@ -446,6 +500,14 @@ def test_a_readout_of_matmul_and_add_and_a_softmax():
     outputs, _ = model.net.apply(model.params, x)
     assert relative_error(model(x)[0], jax.nn.softmax(outputs)) <= 1e-6
     np.testing.assert_array_equal(model.params.readout.V, WEIGHTS["V"].T)
+
+
+def test_lengths_of_all_steps_are_none():
+    nodes = [("RNN", [*LAYER[1], "", "full"], *LAYER[2:])]
+    proto = graph_of(nodes, {"x": (FLOAT, [T, B, D])}, ["Y"], WEIGHTS | {"full": np.full(B, T, np.int32)})
+    x, model = numbers(T, B, D), onnx.load(proto)
+    outputs, _ = model.net.apply(model.params, x)
+    assert relative_error(outputs[:, None], by_onnxruntime(proto, x)[0]) <= 1e-5
 
 
 def test_wrong_inputs_are_told():
