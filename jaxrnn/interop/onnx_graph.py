@@ -149,5 +149,5 @@ def _input(value: onnx.ValueInfoProto) -> Input:
     tensor = value.type.tensor_type
     _check_kind(value.name, tensor.elem_type)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    sizes = (axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim)
+    sizes = (axis.dim_value if axis.dim_value > 0 else axis.dim_param or None for axis in tensor.shape.dim)
     return Input(dtype, tuple(sizes))

@@ -19,12 +19,13 @@ from chex import Array
 from jaxrnn.cells.base import Params, State
 from jaxrnn.interop.onnx_graph import Graph
 from jaxrnn.interop.onnx_layers import INPUTS, KINDS, Recurrent, to_state
-from jaxrnn.interop.onnx_operators import LARGEST, Node, evaluate
+from jaxrnn.interop.onnx_operators import Node, evaluate
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.readout import Readout, ReadoutParams
 
 LABEL = np.dtype(np.uint64)
+MOST = 2**26  # labels for one tensor: 512 MB, where a model says how many steps and sequences there are
 # Operators that only move the numbers of their first input, or of all.
 MOVES: tuple[str, ...]
 MOVES = ("Identity", "Dropout", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Flatten", "Slice", "Split", "Gather")
@@ -79,7 +80,7 @@ class _Reading:
 
     def labels(self, shape: tuple[int, ...]) -> np.ndarray:
         """Draws labels that no other number has."""
-        if math.prod(shape) > LARGEST:
+        if math.prod(shape) > MOST:
             raise ValueError(f"the model has a tensor of shape {shape}, too large to be read as a jaxrnn.Network")
         return self.random.integers(0, 2**64, shape, LABEL)
 
@@ -259,9 +260,7 @@ def _no_place(node: Node, why: str) -> ValueError:
 def _probe_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     """Returns a shape for every input: an axis of any size is small, of another size than those of other names."""
     sizes: dict[str | None, int] = {}
-    shapes = {}
-    for name, (_, shape) in graph.inputs.items():
-        if shape is None or 0 in shape:
-            raise ValueError(f"the model is no jaxrnn.Network: its input {name!r} is declared of shape {shape}")
-        shapes[name] = tuple(n if isinstance(n, int) else sizes.setdefault(n, 3 + len(sizes)) for n in shape)
-    return shapes
+    return {
+        name: tuple(size if isinstance(size, int) else sizes.setdefault(size, 3 + len(sizes)) for size in shape)
+        for name, (_, shape) in graph.inputs.items()
+    }
