@@ -28,14 +28,14 @@ from jaxrnn.interop.layers import check_layers
 from jaxrnn.interop.onnx_graph import Graph, read
 from jaxrnn.interop.onnx_layers import INPUTS, KINDS, Recurrent, from_node, run
 from jaxrnn.interop.onnx_network import network_of
-from jaxrnn.interop.onnx_operators import OPERATORS, evaluate
+from jaxrnn.interop.onnx_operators import check_supported, evaluate
 from jaxrnn.interop.onnx_save import Options, model_of
 from jaxrnn.network.batch import check_params
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams, network_shapes
 
 FLOATS = (np.float16, np.float32, np.float64)
-LARGEST_FILE = 2**31 - 2**20  # bytes of weights: a protobuf is below 2 GiB as a whole
+MOST_BYTES = 2**31 - 2**20  # of weights: a file of protobuf is below 2 GiB as a whole
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -157,8 +157,8 @@ def load(
     for node in graph.nodes:
         if node.operator in KINDS:
             layers[node.outputs] = from_node(node, graph.constants)
-        elif node.operator not in OPERATORS:
-            evaluate(node, [])  # raises
+        else:
+            check_supported(node)
     return Model(graph, layers, objective)
 
 
@@ -216,7 +216,7 @@ def save(
     if len(dtypes) > 1 or not dtypes <= set(map(np.dtype, FLOATS)):
         came = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"params must be of one dtype, float16, float32 or float64, got {came}")
-    if sum(leaf.nbytes for leaf in leaves) > LARGEST_FILE:
+    if sum(leaf.nbytes for leaf in leaves) > MOST_BYTES:
         raise ValueError("params must be below 2 GiB, which is the most that an ONNX file holds")
     model = model_of(net, params, Options(tokens, lengths, state, time_major))
     pathlib.Path(path).write_bytes(model.SerializeToString())

@@ -80,8 +80,7 @@ class _Reading:
 
     def labels(self, shape: tuple[int, ...]) -> np.ndarray:
         """Draws labels that no other number has."""
-        if math.prod(shape) > MOST:
-            raise ValueError(f"the model has a tensor of shape {shape}, too large to be read as a jaxrnn.Network")
+        _check_room(shape)
         return self.random.integers(0, 2**64, shape, LABEL)
 
     def take(self, node: Node) -> None:
@@ -170,7 +169,9 @@ class _Reading:
         axis = node.attributes.get("axis", -1)
         if not self._given(indices) or axis not in (-1, indices.ndim) or values.tolist() != [0, 1]:
             raise _no_place(node, "one-hot vectors must be of an input of the model, 0 and 1, along the last axis")
-        hot = indices[..., None] * (self.labels((int(depth.item()),)) | np.uint64(1))
+        size = int(depth.item())
+        _check_room((*indices.shape, size))
+        hot = indices[..., None] * (self.labels((size,)) | np.uint64(1))
         self.inputs.append(hot)
         return hot
 
@@ -241,6 +242,11 @@ def _choices(hidden: np.ndarray, last: np.ndarray, below: Handed | None) -> Iter
         yield Handed(steps, end, merge, False)
         if below is not None and below.steps.shape == steps.shape:
             yield Handed(steps + below.steps, end + below.last, merge, True)
+
+
+def _check_room(shape: tuple[int, ...]) -> None:
+    if math.prod(shape) > MOST:
+        raise ValueError(f"the model has a tensor of shape {shape}, too large to be read as a jaxrnn.Network")
 
 
 def _same_numbers(labels: np.ndarray, others: np.ndarray) -> bool:

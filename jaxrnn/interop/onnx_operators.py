@@ -34,9 +34,8 @@ class Node(NamedTuple):
 
 
 def evaluate(node: Node, values: Sequence[Array | None]) -> tuple[Array, ...]:
-    """Computes the outputs of a node; raises a ValueError that names it where it is not supported or does not fit."""
-    if node.operator not in OPERATORS:
-        raise ValueError(f"{node} is not supported; beside RNN, GRU and LSTM these are: {', '.join(OPERATORS)}")
+    """Computes the outputs of a node; raises a ValueError that names it where they cannot be."""
+    check_supported(node)
     numpy = np if all(value is None or isinstance(value, np.ndarray) for value in values) else jnp
     try:
         found = OPERATORS[node.operator](numpy, node, *values)
@@ -44,6 +43,12 @@ def evaluate(node: Node, values: Sequence[Array | None]) -> tuple[Array, ...]:
         raise ValueError(f"{node} cannot be computed: {error}") from error
     made = tuple(found) if isinstance(found, list) else (found,)
     return tuple(map(np.asarray, made)) if numpy is np else made
+
+
+def check_supported(node: Node) -> None:
+    """Raises a ValueError that lists the operators that can be computed unless the node's is one of them."""
+    if node.operator not in OPERATORS:
+        raise ValueError(f"{node} is not supported; beside RNN, GRU and LSTM these are: {', '.join(OPERATORS)}")
 
 
 def _check_size(shape: Iterable[int]) -> None:
