@@ -85,7 +85,7 @@ class _Reading:
 
     def take(self, node: Node) -> None:
         """Applies a node to the labels of its inputs."""
-        values = [self.values[name] if name else None for name in node.inputs]
+        values = [self.values.get(name) for name in node.inputs]
         self.values.update(zip(node.outputs, self._made_by(node, values), strict=False))
 
     def _made_by(self, node: Node, values: list[Any]) -> tuple[Any, ...]:

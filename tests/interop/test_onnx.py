@@ -71,6 +71,7 @@ def test_a_saved_network_computes_the_same_in_onnxruntime_and_comes_back(row, tm
     onnx_library.checker.check_model(str(path), full_check=True)
     assert_nothing_is_unused(onnx_library.load(path).graph)
     model = onnx.load(path, problem.net.objective)
+    assert not [name for name in model.graph.constants if name.endswith((".W", ".R", ".B"))]  # nothing is held twice
     learned = None if row["state"] else given.params.state  # a state that is given takes the place of the learned one
     assert model.net == dataclasses.replace(problem.net, learn_state=learned is not None)
     assert_same(model.params, jax.tree.map(np.asarray, given.params._replace(state=learned)))
