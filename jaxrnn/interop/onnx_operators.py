@@ -173,7 +173,8 @@ def _concat(numpy: types.ModuleType, node: Node, *values: Array) -> Array:
 
 
 def _matmul(numpy: types.ModuleType, node: Node, A: Array, B: Array) -> Array:
-    _check_size((*A.shape[:-1], *B.shape[1:]))
+    batch = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
+    _check_size((*batch, *A.shape[-2:-1], *B.shape[-1:]))
     return A @ B
 
 

@@ -364,6 +364,41 @@ def test_a_readout_of_matmul_and_add_and_a_softmax():
     np.testing.assert_array_equal(model.params.readout.V, WEIGHTS["V"].T)
 
 
+def test_a_readout_with_factors():
+    """alpha, beta, one bias for all outputs, and a V that lies as a product takes it."""
+    flat = ("Reshape", ["s", "rows"], ["r"], {})
+    nodes = [LAYER, SQUEEZE, flat, ("Gemm", ["r", "V", "one bias"], ["y"], {"alpha": 0.5, "beta": 3.0})]
+    weights = WEIGHTS | {"rows": np.array([-1, H]), "one bias": np.float32([0.25])}
+    proto = graph_of(nodes, {"x": (FLOAT, ["T", "B", D])}, [], weights)
+    proto.graph.output.append(helper.make_tensor_value_info("y", FLOAT, [None, V]))
+    x, model = numbers(T, B, D), onnx.load(proto)
+    (truth,) = by_onnxruntime(proto, x)
+    assert relative_error(model(x)[0], truth) <= 1e-5
+    outputs, _ = model.net.apply(model.params, x)
+    assert relative_error(outputs.reshape(-1, V), truth) <= 1e-5
+
+
+def test_the_last_step_of_padded_sequences_is_not_their_last_states():
+    """With lengths, a readout of the last row of Y sees zeros, which no network does; one of Y_h is a network's."""
+    last = ("Gather", ["Y", "minus"], ["a"], {"axis": 0})
+    nodes = {"y": [last, ("Squeeze", ["a", "zero one"], ["s"], {})], "h": [("Squeeze", ["Y_h", "zero"], ["s"], {})]}
+    weights = WEIGHTS | {"minus": np.array([-1]), "zero": np.array([0]), "zero one": np.array([0, 1])}
+    models = []
+    for between in nodes.values():
+        layer = ("RNN", [*LAYER[1], "", "lengths"], *LAYER[2:])
+        inputs = {"x": (FLOAT, ["T", "B", D]), "lengths": (TensorProto.INT32, ["B"])}
+        proto = graph_of([layer, *between, PRODUCT], inputs, [], WEIGHTS | weights)
+        proto.graph.output.append(helper.make_tensor_value_info("y", FLOAT, ["B", V]))
+        models.append(onnx.load(proto))
+        truth = by_onnxruntime(proto, numbers(T, B, D), LENGTHS)
+        assert relative_error(list(models[-1](numbers(T, B, D), LENGTHS)), truth) <= 1e-5
+    with pytest.raises(ValueError, match=r"MatMul .* does not read what the top layer hands up"):
+        _ = models[0].net
+    net, mask = models[1].net, jaxrnn.lengths_to_mask(LENGTHS, T)
+    outputs, _ = net.apply(models[1].params, numbers(T, B, D), mask=mask)
+    assert relative_error(outputs, models[1](numbers(T, B, D), LENGTHS)[0]) <= 1e-6
+
+
 def test_lengths_of_all_steps_are_none():
     nodes = [("RNN", [*LAYER[1], "", "full"], *LAYER[2:])]
     proto = graph_of(nodes, {"x": (FLOAT, [T, B, D])}, ["Y"], WEIGHTS | {"full": np.full(B, T, np.int32)})
