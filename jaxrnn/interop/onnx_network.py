@@ -144,7 +144,7 @@ class _Reading:
         if A.dtype != LABEL or B.dtype == LABEL or B.ndim != 2 or node.attributes.get("transA", 0):
             raise _no_place(node, "a readout multiplies hidden states by weights")
         rows = A.reshape(-1, A.shape[-1])
-        if not self._hands_up(lambda top: _same_numbers(rows, top.steps)):
+        if not self._hands_up(lambda top: _same_rows(rows, top.steps)):
             self.last_step = self._hands_up(lambda top: np.array_equal(rows, top.last))
             if not self.last_step:
                 raise _no_place(node, "it does not read what the top layer hands up, or stands behind a readout")
@@ -209,8 +209,12 @@ class _Reading:
         return node is not None and node.operator == "Expand" and self.values[node.inputs[0]].ndim == 3
 
     def _given(self, labels: np.ndarray) -> bool:
-        """Tells whether labels are those of an input, but for axes of size 1 and the order of the first two."""
-        return any(_same_numbers(labels, given) for given in self.inputs)
+        """Tells whether labels are those of an input, but for axes of size 1 and the order of the first two.
+
+        Their shape counts: steps and sequences that a Reshape has mixed up have the same labels in the same order.
+        """
+        sides = (side for given in self.inputs for side in _both_orders(given))
+        return any(np.array_equal(labels.squeeze(), side.squeeze()) for side in sides)
 
     def network(self, objective: Callable[[Array, Array], Array]) -> tuple[Network, NetworkParams]:
         """Returns the network and its parameters."""
@@ -218,7 +222,7 @@ class _Reading:
             raise ValueError("the model is no jaxrnn.Network: it has no RNN, GRU or LSTM")
         if self.readout is None:
             made = [self.values[name] for name in self.graph.outputs]
-            if not self._hands_up(lambda top: any(_same_numbers(labels, top.steps) for labels in made)):
+            if not self._hands_up(lambda top: any(_same_rows(labels, top.steps) for labels in made)):
                 self._hands_up(lambda top: True)
             dtype = jax.tree.leaves(self.params)[0].dtype
             self.readout = ReadoutParams(np.eye(self.layers[-1].outputs, dtype=dtype), None)
@@ -249,10 +253,13 @@ def _check_room(shape: tuple[int, ...]) -> None:
         raise ValueError(f"the model has a tensor of shape {shape}, too large to be read as a jaxrnn.Network")
 
 
-def _same_numbers(labels: np.ndarray, others: np.ndarray) -> bool:
-    """Tells whether two arrays have the same labels in the same order, or with the first two axes of one exchanged."""
-    sides = [others, others.swapaxes(0, 1)] if others.ndim > 1 else [others]
-    return any(np.array_equal(labels.ravel(), side.ravel()) for side in sides)
+def _same_rows(labels: np.ndarray, steps: np.ndarray) -> bool:
+    """Tells whether labels [..., outputs] are those of all steps [T, B, outputs], of each in turn or each sequence."""
+    return any(np.array_equal(labels.ravel(), side.ravel()) for side in _both_orders(steps))
+
+
+def _both_orders(labels: np.ndarray) -> list[np.ndarray]:
+    return [labels, labels.swapaxes(0, 1)] if labels.ndim > 1 else [labels]
 
 
 def _exchange(array: np.ndarray | None, batch_first: bool) -> Any:

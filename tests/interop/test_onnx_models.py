@@ -268,6 +268,16 @@ NO_NETWORK = {
         "y",
         "Relu",
     ),
+    "a softmax between": (
+        [LAYER, SQUEEZE, ("Softmax", ["s"], ["r"], {}), ("MatMul", ["r", "V"], ["y"], {})],
+        "y",
+        "Softmax 'softmax_2'",
+    ),
+    "lengths that are weights": (
+        [("RNN", [*LAYER[1], "", "lengths"], *LAYER[2:])],
+        "Y",
+        "sequence_lens must be one input of the model for all layers",
+    ),
     "two readouts": (
         [LAYER, SQUEEZE, ("MatMul", ["s", "V"], ["y"], {}), ("MatMul", ["s", "V"], ["z"], {})],
         "z",
@@ -362,6 +372,49 @@ def test_a_readout_of_matmul_and_add_and_a_softmax():
     outputs, _ = model.net.apply(model.params, x)
     assert relative_error(model(x)[0], jax.nn.softmax(outputs)) <= 1e-6
     np.testing.assert_array_equal(model.params.readout.V, WEIGHTS["V"].T)
+
+
+def test_steps_and_sequences_that_are_mixed_up_are_told():
+    """A reshape where a transpose is meant: it runs, and trains something else."""
+    nodes = [
+        ("Shape", ["x"], ["B"], {"start": 0, "end": 1}),
+        ("Shape", ["x"], ["TD"], {"start": 1}),
+        ("Split", ["TD", "ones"], ["T", "D"], {}),
+        ("Concat", ["T", "B", "D"], ["shape"], {"axis": 0}),
+        ("Reshape", ["x", "shape"], ["X"], {}),
+        ("RNN", ["X", *LAYER[1][1:]], *LAYER[2:]),
+    ]
+    weights = WEIGHTS | {"ones": np.array([1, 1])}
+    model = onnx.load(graph_of(nodes, {"x": (FLOAT, ["B", "T", D])}, ["Y"], weights))
+    assert model(numbers(B, T, D))[0].shape == (T, 1, B, H)
+    with pytest.raises(ValueError, match="its X is not an input of the model as it is"):
+        _ = model.net
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_last_row_of_both_directions_is_the_end_of_one_only(ends):
+    """The backward direction ends at the first step; at the last row it has seen one step."""
+    nodes = [
+        ("GRU", ["x", "W2", "R2"], ["Y"], {"hidden_size": H, "direction": "bidirectional", "linear_before_reset": 1}),
+        ("Split", ["Y"], ["ahead", "back"], {"axis": 1, "num_outputs": 2}),
+        ("Gather", ["ahead", "minus"], ["a"], {"axis": 0}),
+        ("Gather", ["back", "zero" if ends else "minus"], ["b"], {"axis": 0}),
+        ("Concat", ["a", "b"], ["both"], {"axis": -1}),
+        ("Squeeze", ["both", "axis"], ["s"], {}),
+        ("MatMul", ["s", "V2"], ["y"], {}),
+    ]
+    weights = {"W2": numbers(2, 3 * H, D), "R2": numbers(2, 3 * H, H), "V2": numbers(2 * H, V)}
+    weights |= {"minus": np.array(-1), "zero": np.array(0), "axis": np.array([0])}
+    proto = graph_of(nodes, {"x": (FLOAT, ["T", "B", D])}, [], weights)
+    proto.graph.output.append(helper.make_tensor_value_info("y", FLOAT, ["B", V]))
+    x, model = numbers(T, B, D), onnx.load(proto)
+    assert relative_error(list(model(x)), by_onnxruntime(proto, x)) <= 1e-5
+    if not ends:
+        with pytest.raises(ValueError, match="does not read what the top layer hands up"):
+            _ = model.net
+        return
+    outputs, _ = model.net.apply(model.params, x)
+    assert relative_error(outputs, model(x)[0]) <= 1e-6
 
 
 def test_a_readout_with_factors():
