@@ -74,7 +74,7 @@ def _read_file(path: pathlib.Path) -> onnx.ModelProto:
 
 def _read_data(tensor: onnx.TensorProto, folder: pathlib.Path, location: str) -> None:
     """Reads a tensor that stands in another file; raises unless that is in the folder, links followed."""
-    if not location or not (folder / location).resolve().is_relative_to(folder):
+    if not (folder / location).resolve().is_relative_to(folder):
         raise ValueError(f"{tensor.name!r} must stand in a file of the model's own folder, got {location!r}")
     try:
         onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
