@@ -1,9 +1,9 @@
 """Weights from and to other libraries, as NumPy arrays: PyTorch, Keras, flax, haiku, and safetensors files.
 
 Drop-ins for the recurrent layers of other libraries are modules of this room that import their library:
-`jaxrnn.interop.flax`, `jaxrnn.interop.equinox` (with its weights) and `jaxrnn.interop.haiku`. The functions here import
-none: arrays have the names, or the order, that they have there, and all results are copies. Every direction of every
-layer is
+`jaxrnn.interop.flax`, `jaxrnn.interop.equinox` (with its weights) and `jaxrnn.interop.haiku`; so is
+`jaxrnn.interop.onnx`, for models in ONNX files. The functions here import none: arrays have the names, or the order,
+that they have there, and all results are copies. Every direction of every layer is
 
     jaxrnn     U [G H, D]         W [G H, H]                b [G H], and for the GRU d [H]
     torch      weight_ih = U      weight_hh = W             bias_ih = b, bias_hh = 0            GRU: bias_hh = (0, 0, d)

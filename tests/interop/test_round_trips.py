@@ -90,4 +90,4 @@ def test_nothing_of_other_libraries_is_imported() -> None:
     folder = pathlib.Path(interop.__file__).parents[2]
     names = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
     assert "jaxrnn.interop" in names
-    assert {"torch", "keras", "tensorflow", "safetensors", "flax", "equinox", "haiku"}.isdisjoint(names)
+    assert {"torch", "keras", "tensorflow", "safetensors", "flax", "equinox", "haiku", "onnx"}.isdisjoint(names)

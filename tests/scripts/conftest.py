@@ -32,6 +32,11 @@ def speed_table():
     return script("speed_table")
 
 
+@pytest.fixture(scope="session")
+def onnx_errors():
+    return script("onnx_errors")
+
+
 @pytest.fixture
 def flow_picture():
     return script("flow_picture")
