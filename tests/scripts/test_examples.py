@@ -67,3 +67,10 @@ def test_the_turns_in_the_maze_become_right(printed):
     shares = numbers(r"(\d+)% of the turns", printed("recurrent_ppo", 24))
     assert shares[0] < 70
     assert shares[-1] > 85
+
+
+def test_the_exported_network_is_the_same_elsewhere(printed):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    (difference,) = numbers(r"by (\de-\d+) at most", printed("onnx_export", 4))
+    assert 0 < difference < 1e-5
