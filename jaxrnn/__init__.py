@@ -18,6 +18,7 @@ from jaxrnn.layer.unroll import unroll
 from jaxrnn.network.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.network.summary import summary
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "squared_error",
+    "summary",
     "unroll",
     "value_and_grad",
     "value_and_grad_of_chunks",

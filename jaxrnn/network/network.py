@@ -20,9 +20,20 @@ from jaxrnn.layer.masking import Flags, blank
 from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
-from jaxrnn.network.batch import Batch, Call, Steps, check_loss, check_params, check_state, draw_dropout, read
+from jaxrnn.network.batch import (
+    Batch,
+    Call,
+    Steps,
+    check_key,
+    check_loss,
+    check_params,
+    check_state,
+    draw_dropout,
+    read,
+)
 from jaxrnn.network.passes import Stack, forward, inputs_of, last_hidden
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.printing import as_text, expression
 
 Gradient: TypeAlias = Literal["bptt", "autodiff"]
 
@@ -34,8 +45,11 @@ class NetworkParams(NamedTuple):
     readout: ReadoutParams
     state: tuple[State, ...] | None = None  # s_0 of every layer, without batch axes, where it is learned
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Network:
     """Layers of cells, each fed the hidden states of the one below, a readout, and an objective.
 
@@ -96,6 +110,9 @@ class Network:
         for name in ("dropout", "residual"):
             if getattr(self, name) and len(self.layers) == 1:
                 raise ValueError(f"{name} needs two layers or more, between which it has its place; got one")
+
+    def __repr__(self) -> str:
+        return expression(self)
 
     @property
     def bidirectional(self) -> bool:
@@ -204,6 +221,7 @@ def check_call(
 ) -> Call:
     """Returns the checked arguments of one call, without its loss; raises an error that names what is wrong."""
     check_params(net.layers, params, network_shapes(net))
+    check_key(key)
     inputs, flags = check_steps(batch.inputs, net.layers[0].inputs, batch.mask, batch.reset)
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)
     steps = Steps(inputs, flags, ())
