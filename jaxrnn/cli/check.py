@@ -64,11 +64,12 @@ def check(
 
     For every parameter: the relative error of BPTT against the truth (jax.grad in float64), jax.grad's own error where
     the dtype is float32, the bound, the error of the directional derivatives against central differences, and in
-    float64 that against RTRL, a gradient forward in time, for one layer. Exit code 1 if anything is over its bound.
+    float64 that against RTRL, a gradient forward in time, for one small layer that reads forward and is not truncated.
+    Exit code 1 if anything is over its bound.
 
     A truncated gradient is not that of the loss. It is held against jax.grad and differences of the pieces that
     --truncate leaves of the sequence: chunks of K steps (carried), K steps back from every loss (window), or the last K
-    steps (tail). RTRL knows no truncation.
+    steps (tail).
     """
     of_cell = {"bias": bias} | ({} if activation is None else {"activation": activation})
     if activation is not None and cell != "elman":
@@ -81,7 +82,7 @@ def check(
     options["truncate"] = None if truncate is None else TRUNCATIONS[truncate[0]](truncate[1])
     report = checking.check(net, mesh=make_mesh(devices) if devices != 1 else None, **options)
     said = {"bidirectional": bidirectional, "masked": options["mask"], "with resets": options["reset"]}
-    said |= {str(options["truncate"]): truncate, f"BPTT on {devices} devices": devices > 1}
+    said |= {"truncated, {} {}".format(*truncate or ("", "")): truncate, f"BPTT on {devices} devices": devices > 1}
     head = "Relative errors of the gradients: {0}, {dtype}, T = {steps}, B = {batch}".format(cell, **options)
     console.print(", ".join([head, *(words for words, true in said.items() if true)]))
     _print(report)
@@ -90,14 +91,15 @@ def check(
 
 
 def _print(report: checking.Report) -> None:
-    table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", "RTRL", "verdict")
+    """Prints a table of the errors, without RTRL where that was left out, and the times."""
+    with_rtrl = any(row.forward is not None for row in report.rows)
+    table = Table("parameter", "BPTT", "bound", "jax.grad", "differences", *["RTRL"] * with_rtrl, "verdict")
     for row in report.rows:
         verdict = Text("passed", "green") if row.passed else Text("FAILED", "red")
-        figures = [row.bptt, row.bound, row.autodiff, row.differences, row.forward]
-        table.add_row(row.parameter, *("-" if figure is None else f"{figure:.1e}" for figure in figures), verdict)
+        figures = [row.bptt, row.bound, row.autodiff, row.differences, *[row.forward] * with_rtrl]
+        table.add_row(row.parameter, *(f"{figure:.1e}" for figure in figures), verdict)
     console.print(table)
-    console.print(f"Bounds: differences {checking.DIFFERENCES:.0e}, RTRL {checking.FORWARD:.0e}, both in float64")
-    if all(row.forward is None for row in report.rows):
-        console.print("RTRL is left out: it is for a single small layer that reads forward, and knows no truncation")
+    rtrl = f"RTRL {checking.FORWARD:.0e}" if with_rtrl else "no RTRL, which is for one small layer, not truncated"
+    console.print(f"Bounds in float64: differences {checking.DIFFERENCES:.0e}, {rtrl}")
     times = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in report.seconds.items())
     console.print(f"One loss and gradient: {times}")
