@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Array, ArrayTree
+from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
 
 from jaxrnn.printing import brief
@@ -34,7 +34,7 @@ def may_be_spread() -> bool:
 def check_positive(name: str, value: int) -> None:
     """Raises unless `value` is a positive int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be an int, got {brief(value)} ({type(value).__name__})")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
@@ -62,7 +62,17 @@ def check_float(name: str, value: DTypeLike) -> jnp.dtype:
         raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be floating, got {dtype}")
+    if dtype.itemsize > 4 and not jax.config.jax_enable_x64:
+        raise ValueError(f"{name} of {dtype} needs jax.config.update('jax_enable_x64', True): JAX would take float32")
     return dtype
+
+
+def check_key(key: PRNGKey) -> None:
+    """Raises unless the key is one of `jax.random`."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == jnp.uint32 and len(shape or ()) == 1):
+        raise TypeError(f"key must be one key, such as jax.random.key(0), got {brief(key)}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -131,11 +131,11 @@ ROWS = {
         r"params.*\.U must have shape \(7, 3\), got \(8, 3\); they must come from the init of Elman", set(CALLS),
     ),
     "more layers": (
-        {"params": params._replace(layers=(layer, layer))}, r"with 1 layers in a tuple, got \(ElmanParams", NETWORKS
+        {"params": params._replace(layers=(layer, layer))}, "with 1 layers in a tuple, got 2; they must", NETWORKS
     ),
     # keys
     "a seed for a key": ({"key": 3}, r"key must be one key, such as jax\.random\.key\(0\), got 3", KEYED & EAGER),
-    "several keys": ({"key": jax.random.split(KEY, B)}, r"got key<fry>\[4\]; it is for the whole batch", KEYED),
+    "several keys": ({"key": jax.random.split(KEY, B)}, r"key must be one key, .* got key<fry>\[4\]", KEYED),
 }  # fmt: skip
 CASES = [(name, call) for name, (_, _, calls) in ROWS.items() for call in CALLS if call in calls]
 
@@ -164,6 +164,37 @@ def test_a_forgotten_key(call):
     function = dropping if call == "value_and_grad" else jaxrnn.data_parallel(dropping)
     with pytest.raises(ValueError, match=r"key must be a jax\.random\.key, got None, and the network has dropout"):
         function(**RIGHT)
+
+
+WIDE = {"compute_dtype": "float64"}
+NARROWED = {
+    "apply": lambda: net.apply(params, floats, **WIDE),
+    "loss": lambda: net.loss(params, floats, labels, **WIDE),
+    "value_and_grad": lambda: jaxrnn.value_and_grad(net, **WIDE),
+    "chunks": lambda: jaxrnn.value_and_grad_of_chunks(net, **WIDE),
+    "unroll": lambda: jaxrnn.unroll(cell, layer, floats, **WIDE),
+    "deer": lambda: jaxrnn.deer(cell, layer, floats, **WIDE),
+}
+
+
+@pytest.mark.parametrize("call", NARROWED.values(), ids=NARROWED)
+def test_float64_that_is_switched_off(call):
+    with pytest.raises(ValueError, match=r"float64 needs jax\.config\.update\('jax_enable_x64', True\)"):
+        call()
+    with jax.enable_x64(True):
+        jaxrnn.value_and_grad(net, **WIDE)
+
+
+@pytest.mark.parametrize("made", [net, cell, jaxrnn.GRU(D, H)], ids=lambda made: type(made).__name__)
+def test_a_seed_to_draw_parameters_from(made):
+    with pytest.raises(TypeError, match=r"key must be one key, such as jax\.random\.key\(0\), got 3"):
+        made.init(3)
+    assert jax.eval_shape(jax.vmap(made.init), jax.random.split(KEY, 3))
+
+
+def test_one_hot_integers_beside_probabilities():
+    with pytest.raises(ValueError, match=r"a one-hot array must be floats, inputs\.astype\(jnp\.float32\)"):
+        net.loss(params, np.eye(D, dtype=int)[tokens], np.ones((T, B, V)))
 
 
 def test_a_forgotten_axis_of_the_only_output():

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import accumulation_dtype, as_array, batch_shape, cause_of_shape, check_like, is_integer
+from jaxrnn.arguments import (
+    accumulation_dtype,
+    as_array,
+    batch_shape,
+    cause_of_shape,
+    check_key,
+    check_like,
+    is_integer,
+)
 from jaxrnn.cells.base import Cell, State
 from jaxrnn.cells.dropout import draw
 from jaxrnn.layer import scan
@@ -90,7 +98,7 @@ def check_params(layers: Layers, params: ArrayTree, expected: ArrayTree) -> None
     if not isinstance(params, type(expected)):
         raise TypeError(f"params must be NetworkParams with {len(layers)} layers, got {brief(params)}; {cause}")
     if not isinstance(params.layers, tuple) or len(params.layers) != len(layers):
-        came = brief(params.layers)
+        came = f"{len(params.layers)}" if isinstance(params.layers, tuple) else brief(params.layers)
         raise TypeError(f"params must be NetworkParams with {len(layers)} layers in a tuple, got {came}; {cause}")
     for i, (layer, layer_params) in enumerate(zip(layers, params.layers, strict=True)):
         scan.check_params(layer, layer_params, f"params.layers[{i}]")
@@ -158,6 +166,7 @@ def draw_dropout(
     recurrent: list[ArrayTree | None] = [None] * len(layers)
     if key is None:
         return tuple(between), tuple(recurrent)
+    check_key(key)
     keys = jax.random.split(key, (len(layers), 2))
     for i, layer in enumerate(layers):
         if rates[0] and i < len(layers) - 1:
@@ -169,22 +178,14 @@ def draw_dropout(
     return tuple(between), tuple(recurrent)
 
 
-def check_key(key: PRNGKey | None) -> None:
-    """Raises unless the key is one of `jax.random`, or None."""
-    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if key is None or (typed and shape == ()) or (dtype == jnp.uint32 and len(shape or ()) == 1):
-        return
-    raise TypeError(f"key must be one key, such as jax.random.key(0), got {brief(key)}; it is for the whole batch")
-
-
 def _likely_cause(came: tuple[int, ...], steps: Steps, last_step: bool) -> str:
     """Says what is likely wrong with targets of a shape that does not begin as they must."""
     T, *batch = steps.shape
     if last_step:
         of_steps = came[: len(steps.shape)] == steps.shape
         return "with last_step each sequence has one target, targets[-1]" if of_steps else "nothing is broadcast"
-    if came == steps.shape[:-1] and is_integer(steps.inputs):
+    features = len(came) < len(steps.shape) or len(steps.shape) > 2
+    if is_integer(steps.inputs) and features and came[: len(steps.shape) - 1] == steps.shape[:-1]:
         return "integer inputs are tokens [T, *batch]; a one-hot array must be floats, inputs.astype(jnp.float32)"
     if came[:1] in ((T - 1,), (T + 1,)) and came[1 : len(steps.shape)] == tuple(batch):
         return "to tell what comes next, inputs are tokens[:-1] and targets tokens[1:]"
