@@ -62,7 +62,7 @@ def check_float(name: str, value: DTypeLike) -> jnp.dtype:
         raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be floating, got {dtype}")
-    if dtype.itemsize > 4 and not jax.config.jax_enable_x64:
+    if dtype.itemsize > 4 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(f"{name} of {dtype} needs jax.config.update('jax_enable_x64', True): JAX would take float32")
     return dtype
 
