@@ -14,9 +14,8 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 EXACT = 1e-12
 OPTIONS = {
-    "Cell": tuple(CELLS),
-    "truncate": (jaxrnn.Carried(4), jaxrnn.Window(3), jaxrnn.Tail(4), jaxrnn.Carried(20)),
-    "tokens": (False, True),
+    "Cell": ("Elman", "LSTM", "user"),
+    "truncate": (jaxrnn.Carried(4), jaxrnn.Window(3), jaxrnn.Tail(4)),
     "masked": (False, True),
     "reset": (False, True),
     "learn_state": (False, True),
@@ -32,7 +31,7 @@ def test_its_gradient_is_that_of_the_truncation(row):
     params, inputs, targets, _, _, mask, reset, _ = problem.arguments()
     given = {"inputs": inputs, "targets": targets, "mask": mask, "reset": reset}
     run = jax.value_and_grad(lambda params, held: loss_of_pieces(problem.net, truncate, params, held, **given))
-    by_hand = jaxrnn.value_and_grad(problem.net, truncate=truncate)(params, **given)
+    by_hand = jax.jit(jaxrnn.value_and_grad(problem.net, truncate=truncate))(params, **given)
     assert relative_error(by_hand, jax.jit(run)(params, params)) <= EXACT
 
 
