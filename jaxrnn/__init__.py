@@ -19,6 +19,7 @@ from jaxrnn.layer.unroll import unroll
 from jaxrnn.network.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.network.summary import summary
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "squared_error",
+    "summary",
     "tune",
     "unroll",
     "value_and_grad",

@@ -88,7 +88,7 @@ UNROLL = INPUTS | {
 LOSS = INPUTS | {
     "no sequences": ({"inputs": floats[:, :0], "targets": labels[:, :0]}, ValueError, "inputs"),
     "targets None": ({"targets": None}, either, "targets"),
-    "fewer targets": ({"targets": labels[:4]}, ValueError, "targets of integer labels must have shape"),
+    "fewer targets": ({"targets": labels[:4]}, ValueError, r"targets must have a shape that begins with \(5, 2\)"),
     "one-hot integers": ({"targets": np.eye(V, dtype=int)[labels]}, ValueError, "targets of integer labels must have"),
     "bool targets": ({"targets": labels > 0}, TypeError, "targets must be integer labels or float"),
     "label too large": ({"targets": labels + V}, ValueError, r"targets must lie in 0 \.\. 4, got values from 5"),
@@ -99,7 +99,7 @@ LOSS = INPUTS | {
         {"objective": squared_error, "targets": numbers[..., :1]}, ValueError, "targets must have the shape",
     ),
     "one step for all": (
-        {"objective": jaxrnn.sigmoid_cross_entropy, "targets": numbers[:1]}, ValueError, "targets must have the shape",
+        {"objective": jaxrnn.sigmoid_cross_entropy, "targets": numbers[:1]}, ValueError, "targets must have a shape",
     ),
     "weights of steps": ({"weights": np.ones(T)}, ValueError, "weights must be one per step"),
     "weights a number": ({"weights": 1.0}, ValueError, "weights must be one per step"),

@@ -30,9 +30,10 @@ def recurrent(kind: str, scale: float, key: chex.PRNGKey, size: int, dtype: chex
     check_choice("kind", kind, RECURRENT)
     if kind == "identity":
         return scale * jnp.eye(size, dtype=dtype)
+    single = jnp.promote_types(dtype, jnp.float32)  # in bfloat16 there are no decompositions, and norms are coarse
     if kind == "orthogonal":
-        return _orthogonal(scale, size, dtype, key)
-    W = jax.random.normal(key, (size, size), jnp.promote_types(dtype, jnp.float32))
+        return _orthogonal(scale, size, single, key).astype(dtype)
+    W = jax.random.normal(key, (size, size), single)
     if kind == "sparse":
         places = jax.random.uniform(jax.random.fold_in(key, 1), (size, size))
         W = jnp.where(jnp.argsort(jnp.argsort(places, axis=1), axis=1) < CONNECTIONS, W, 0)

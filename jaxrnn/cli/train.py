@@ -66,8 +66,8 @@ def train(
     from there, bit for bit on the same devices, and to rounding on others.
 
     Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
-    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, gru and lstm, is
-    2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
+    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, the GRUs and lstm,
+    is 2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
     --devices says otherwise.
 
     Several processes train one network with --distributed, or with --coordinator, --processes and --process, and one
@@ -115,8 +115,9 @@ def _describe(now: experiment.Experiment, run: Run) -> str:
     settings = now.settings
     size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(now.initial_state).params))
     kind = type(now.net.layers[0]).__name__
-    of_cell = f"{settings.hidden}, {settings.activation}" if settings.cell == "elman" else f"{settings.hidden}"
-    network = f"{settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}"
+    of_cell = {"elman": f", {settings.activation}", "gru-before": ", reset before"}.get(settings.cell, "")
+    layers = f"{settings.layers} x {kind}({settings.hidden}{of_cell})"
+    network = f"{layers}, {size:,} parameters, gradient by {settings.gradient}"
     return "\n".join([*now.task.describe(), f"Network: {network}", f"Folder: {run.path}"])
 
 

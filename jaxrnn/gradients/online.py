@@ -25,6 +25,7 @@ from jaxrnn.layer.sharding import sum_over_shards, vary_alike
 from jaxrnn.network.batch import Batch, Call, Steps, read
 from jaxrnn.network.network import Network, NetworkParams, start_states
 from jaxrnn.network.setup import checked, set_up
+from jaxrnn.printing import as_text
 
 
 class Carry(NamedTuple):
@@ -32,6 +33,9 @@ class Carry(NamedTuple):
 
     state: State  # of the layer, [*batch, H]
     influence: ArrayTree  # ds_t/dtheta, as far as the method keeps it
+
+    def __repr__(self) -> str:
+        return as_text(self)
 
 
 def value_and_grad(

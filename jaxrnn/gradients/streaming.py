@@ -16,7 +16,7 @@ import numpy as np
 from chex import Array, ArrayTree
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast_like, check_float, check_positive
+from jaxrnn.arguments import as_array, batch_shape, cast_like, check_float, check_positive
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import decide
 from jaxrnn.gradients.whole import skim, whole
@@ -92,6 +92,8 @@ def value_and_grad_of_chunks(
     def loss_and_gradient(
         params: NetworkParams, chunks: Iterable[Chunk], state: tuple[State, ...] | None = None
     ) -> tuple[Any, NetworkParams]:
+        if isinstance(chunks, Chunk):
+            raise TypeError("chunks must be an iterable of jaxrnn.Chunk, got a single one: put it into a list")
         with nullcontext() if directory is None else TemporaryDirectory(dir=directory, prefix="jaxrnn-") as folder:
             spilled: list[Callable[[], tuple]] = []
             count = 0
@@ -181,6 +183,8 @@ def _checked(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
     """Copies what of the chunk is on the host; raises unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
+    if chunk.targets is None:
+        raise ValueError(f"chunks must have targets, got {chunk}")
     # A copy, because iterators are free to fill the arrays of one chunk with the next.
     chunk = Chunk(*(x if x is None or isinstance(x, jax.Array) else np.array(x) for x in chunk))
     if spilled:
@@ -197,7 +201,7 @@ def _checked(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
 
 def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Chunk:
     """Copies the chunk to the device; raises unless its values are right too, which can be read outside jit only."""
-    chunk = jax.tree.map(jnp.asarray, chunk)
+    chunk = Chunk(*(None if x is None else as_array(name, x) for name, x in chunk._asdict().items()))
     passes.set_up(params, chunk, state)
     return chunk
 

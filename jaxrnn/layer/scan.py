@@ -10,7 +10,15 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, check_inputs, check_like, check_range, is_integer
+from jaxrnn.arguments import (
+    OTHER_VOCABULARY,
+    batch_shape,
+    cast,
+    check_inputs,
+    check_like,
+    check_range,
+    is_integer,
+)
 from jaxrnn.cells.base import Cell, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank, check_flags, enter, leave
@@ -76,7 +84,9 @@ def check_steps(inputs: Array, size: int, mask: Array | None, reset: Array | Non
     inputs = check_inputs(inputs, size)
     flags = check_flags(mask, reset, inputs.shape[:1] + batch_shape(inputs))
     if is_integer(inputs):
-        check_range("inputs", blank(flags.mask, inputs), size)
+        features = inputs.ndim > 1 and inputs.shape[-1] == size
+        cause = "integers are tokens; features must be floats, inputs.astype(jnp.float32)"
+        check_range("inputs", blank(flags.mask, inputs), size, cause if features else OTHER_VOCABULARY)
     return inputs, flags
 
 
@@ -92,7 +102,8 @@ def check_state(
     if state is None:
         return None
     expected = jax.eval_shape(functools.partial(layer.initial_state, batch, dtype))
-    check_like(name, state, expected, f"there must be one for each of the batch {batch} of the inputs")
+    cause = f"it must be one of {layer}, for a batch {batch} as inputs [T, *batch, ...] have it"
+    check_like(name, state, expected, cause)
     return cast(state, dtype)
 
 

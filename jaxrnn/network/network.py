@@ -13,16 +13,26 @@ from chex import Array, PRNGKey
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import accumulation_dtype, cast, check_choice, check_rate, dtype_to_compute_in
+from jaxrnn.arguments import accumulation_dtype, cast, check_choice, check_key, check_rate, dtype_to_compute_in
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
 from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
-from jaxrnn.network.batch import Batch, Call, Steps, check_loss, check_params, check_state, draw_dropout, read
+from jaxrnn.network.batch import (
+    Batch,
+    Call,
+    Steps,
+    check_loss,
+    check_params,
+    check_state,
+    draw_dropout,
+    read,
+)
 from jaxrnn.network.passes import Stack, forward, inputs_of, last_hidden
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.printing import as_text, expression
 
 Gradient: TypeAlias = Literal["bptt", "autodiff"]
 
@@ -34,8 +44,11 @@ class NetworkParams(NamedTuple):
     readout: ReadoutParams
     state: tuple[State, ...] | None = None  # s_0 of every layer, without batch axes, where it is learned
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Network:
     """Layers of cells, each fed the hidden states of the one below, a readout, and an objective.
 
@@ -97,6 +110,9 @@ class Network:
             if getattr(self, name) and len(self.layers) == 1:
                 raise ValueError(f"{name} needs two layers or more, between which it has its place; got one")
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     @property
     def bidirectional(self) -> bool:
         """Tells whether any layer reads the sequence both ways."""
@@ -104,6 +120,7 @@ class Network:
 
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> NetworkParams:
         """Draws fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
+        check_key(key)
         *keys, last = jax.random.split(key, len(self.layers) + 1)
         layers = tuple(layer.init(key, dtype) for layer, key in zip(self.layers, keys, strict=True))
         state = self.initial_state((), dtype) if self.learn_state else None

@@ -24,6 +24,14 @@ def test_they_have_the_spectral_radius(kind, scale):
     assert (kind == "identity") == bool(np.all(scale * np.eye(50) == W))
 
 
+@pytest.mark.parametrize("kind", ["orthogonal", "identity", "normal", "sparse"])
+def test_narrow_ones_are_the_wide_ones_rounded(kind):
+    cell = jaxrnn.Elman(3, 20, recurrent_initializer=kind)
+    narrow, wide = (cell.init(KEY, dtype).W for dtype in (jnp.bfloat16, jnp.float32))
+    assert narrow.dtype == jnp.bfloat16
+    assert np.array_equal(narrow, wide.astype(jnp.bfloat16))
+
+
 def test_a_sparse_matrix_has_so_many_entries_in_every_row():
     W = fresh("sparse", 0.95)
     assert np.all((W != 0).sum(1) == 15)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import cli
+from jaxrnn.training.experiment import load_best
 from jaxrnn.training.run_folder import Run
 
 
@@ -103,6 +104,16 @@ def test_every_task_is_trained(call, task, tmp_path):
         assert refused.exit_code == 2
         assert "was" in refused.output
         assert "trained on" in refused.output
+
+
+def test_the_gru_that_resets_before_its_product(call, tmp_path):
+    small = ["--length", 20, "--hidden", 8, "--batch", 4, "--steps", 4, "--every", 2]
+    result = call("train", "--task", "adding", "--cell", "gru-before", "--out", "run", *small)
+    check_folder(tmp_path / "run", result, "adding")
+    assert "1 x GRU(8, reset before)" in result.output
+    assert load_best(Run.open(tmp_path / "run"))[0].layers[0].reset == "before"
+    again = call("train", "--resume", "--out", "run")
+    assert again.exit_code == 0, again.output
 
 
 def test_the_training_kit_from_the_command_line(call, tmp_path):
