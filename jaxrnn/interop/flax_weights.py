@@ -90,7 +90,7 @@ def from_flax(
         cell: the name of the cell's class.
         weights: nested dicts of arrays. Of nnx `nnx.to_pure_dict(nnx.state(module, nnx.Param))`, of linen
             `variables["params"]`; the module is a cell, an RNN ({"cell": ...}) or a Bidirectional
-            ({"forward_rnn": {"cell": ...}, "backward_rnn": {"cell": ...}}).
+            ({"forward_rnn": {"cell": ...}, "backward_rnn": {"cell": ...}}). Of a stack those of one layer.
         activation: "tanh" or "relu", the `activation_fn` of a SimpleCell, which weights do not tell; all other
             functions must be flax's defaults, and `residual` False.
         merge: of a Bidirectional, "concatenate" for flax's default `merge_fn`, or "sum".

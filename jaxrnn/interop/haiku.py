@@ -6,8 +6,8 @@
 Parameters are created, named and kept by haiku. Each core is read as the jaxrnn cell that computes the same:
 
     hk.VanillaRNN    Elman with relu    U = linear.w^T        W = linear_1.w^T        b = linear.b + linear_1.b
-    hk.GRU           GRU that resets    U = w_i^T             W = w_h^T             b; haiku's order of gates is z, r, a,
-                     before             and its z is 1 - z here, so the rows of z are negated
+    hk.GRU           GRU that resets    U = w_i^T             W = w_h^T               b; haiku's order of gates is z,
+                     before             r, a, and its z is 1 - z here, so the rows of z are negated
     hk.LSTM          LSTM               (U, W) = linear.w^T, its columns of x and of h; b = linear.b, + 1 in the rows
                                         of f; haiku's order of gates is i, g, f, o
 
@@ -80,20 +80,15 @@ def dynamic_unroll(
     """
     kind = _kind(core)
     inputs = as_array("input_sequence", input_sequence)
-    if not time_major:
-        inputs, mask, reset = (_exchange_axes(array) for array in (inputs, mask, reset))
-    cell, params = as_jaxrnn(core, kind, inputs[0], initial_state)
+    cell, params = as_jaxrnn(core, kind, inputs[0] if time_major else inputs[:, 0], initial_state)
     inputs = inputs.astype(float_dtype(params)) if is_integer(inputs) else inputs
-    batch = inputs.shape[1:-1]
+    batch = inputs.shape[1:-1] if time_major else inputs.shape[:1]
     start = None if reset is None else _from_state(core.initial_state(batch[0] if batch else None))
     options: dict[str, Any] = {"mask": mask, "reset": reset, "initial": start, "reverse": reverse}
+    options["time_major"] = time_major
     run = unroll_whole_states if return_all_states else jaxrnn_unroll
     states, final = run(cell, params, inputs, _from_state(initial_state), **options)
-    found = hidden_of(states), _to_state(states if return_all_states else final)
-    if time_major:
-        return found
-    outputs, state = found
-    return _exchange_axes(outputs), jax.tree.map(_exchange_axes, state) if return_all_states else state
+    return hidden_of(states), _to_state(states if return_all_states else final)
 
 
 def get_parameters(name: str, layer: Layer | Network, dtype: DTypeLike = jnp.float32) -> Params:
@@ -164,7 +159,3 @@ def _from_state(state: Any) -> State:
 
 def _to_state(state: State) -> Any:
     return hk.LSTMState(*state) if isinstance(state, LSTMState) else state
-
-
-def _exchange_axes(array: Array | None) -> Array | None:
-    return None if array is None else jnp.swapaxes(array, 0, 1)

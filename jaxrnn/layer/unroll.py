@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, entries
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
+from jaxrnn.layer.batch_major import batch_first, time_first
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
@@ -68,6 +69,7 @@ def unroll(
     initial: State | None = None,
     dropout_mask: ArrayTree | None = None,
     reverse: bool = False,
+    time_major: bool = True,
     compute_dtype: DTypeLike | None = None,
     recompute: bool | str = False,
     backward: Backward = "sequential",
@@ -99,6 +101,9 @@ def unroll(
             recurrent products see; for a bidirectional layer a pair of them. No gradient reaches it.
         reverse: whether time runs backwards, from the last step to the first; the hidden states keep their places, and
             "before" means the step after (so the reset of a packed sequence stands at its last step).
+        time_major: whether time is the first axis of inputs, mask, reset and hidden states, or the last one before the
+            features: then inputs are [*batch, T, D] or tokens [*batch, T], mask and reset [*batch, T], hidden states
+            [*batch, T, H].
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
         recompute: what the reverse scan computes again instead of keeping it: "none" (or False), nothing; "gates", what
@@ -136,11 +141,15 @@ def unroll(
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
 
+    flags = Flags(mask, reset)
+    inputs, flags = (inputs, flags) if time_major else time_first(inputs, flags)
+
     def run(params: Params, call: LayerCall) -> tuple[Array, State]:
         return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
 
-    call = LayerCall(inputs, state, Flags(mask, reset), initial, dropout_mask)
-    return with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
+    call = LayerCall(inputs, state, flags, initial, dropout_mask)
+    hidden, final = with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
+    return hidden if time_major else batch_first(hidden), final
 
 
 def check_call(layer: Layer, params: Params, call: LayerCall, compute_dtype: DTypeLike | None) -> LayerCall:

@@ -1,4 +1,4 @@
-"""There and back: by names of torch and haiku, by Keras's order, through a file: every bit, in arrays that are copies."""
+"""There and back: by names of torch and haiku, by Keras's order, and through a file; in every bit, in copies."""
 
 import pathlib
 import subprocess
@@ -60,7 +60,11 @@ def test_a_gru_that_resets_before_goes_to_keras_and_back(bias: bool, tmp_path: p
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_haiku_there_and_back(dtype: Any) -> None:
     """In every bit, but for the forget bias of an LSTM, to which 1 is added on the way."""
-    cells = {"VanillaRNN": jaxrnn.Elman(D, H, "relu"), "GRU": jaxrnn.GRU(D, H, reset="before"), "LSTM": jaxrnn.LSTM(D, H)}
+    cells = {
+        "VanillaRNN": jaxrnn.Elman(D, H, "relu"),
+        "GRU": jaxrnn.GRU(D, H, reset="before"),
+        "LSTM": jaxrnn.LSTM(D, H),
+    }
     for core, cell in cells.items():
         (params,) = params_of((cell,), dtype)
         if core == "LSTM":
