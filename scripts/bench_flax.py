@@ -59,7 +59,7 @@ def through_flax(Module: Callable[..., Any], cell: str, shape: Shape, time_major
     model, params, rest = parts
 
     def loss(params: Any, rest: Any, inputs: jax.Array, labels: jax.Array) -> jax.Array:
-        layer, readout = nnx.merge(model, params, rest)
+        layer, readout = nnx.merge(model, params, rest, copy=True)
         return mean_error(readout(layer(inputs)), labels)
 
     return jax.value_and_grad(loss), (params, rest, *data(shape, time_major))

@@ -138,10 +138,10 @@ def as_jaxrnn(core: hk.RNNCore, kind: str, x: Array, state: Any) -> tuple[Cell, 
 
     with hk.custom_getter(record):
         core(x, state)
-    U, W, b = gather(kind, arrays, jnp)
+    U, W, *biases = gather(kind, arrays, jnp)
     cell = CORES[kind].cell(U.shape[1], core.hidden_size)
     no_d = (None,) if kind == "GRU" else ()
-    return cell, cell.params_type(U, W, b, *no_d)
+    return cell, cell.params_type(U, W, sum(biases[1:], biases[0]), *no_d)
 
 
 def _kind(core: hk.RNNCore) -> str:

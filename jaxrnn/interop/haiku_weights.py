@@ -57,7 +57,8 @@ def from_haiku(core: CoreName, weights: Mapping[str, Any], name: str | None = No
         core: the name of the core's class.
         weights: the parameters that `init` of a transformed function returns, such as {"lstm/linear": {"w": ...,
             "b": ...}} or {"gru": {"w_i": ..., "w_h": ..., "b": ...}}; those of other modules are ignored.
-        name: of the core among the modules, such as "my_model/~/lstm"; by default as haiku names one alone.
+        name: of the core among the modules, such as "my_model/~/lstm"; by default as haiku names one alone. The second
+            LSTM of an `hk.DeepRNN` is "lstm_1".
 
     Returns:
         The cell, of a GRU with `reset="before"`, and its parameters, NumPy arrays in the dtypes of the weights.
@@ -137,7 +138,7 @@ def to_haiku(
 
 
 def gather(core: str, arrays: Mapping[str, Any], numpy: types.ModuleType) -> list[Array]:
-    """Returns U, W, b of the arrays of one core, by their names below its own such as "linear/w".
+    """Returns U, W and the biases, which add up, of the arrays of one core, by names such as "linear/w" below its own.
 
     Args:
         core: the name of its class.
@@ -145,9 +146,8 @@ def gather(core: str, arrays: Mapping[str, Any], numpy: types.ModuleType) -> lis
         numpy: NumPy, or `jax.numpy` for traced arrays.
     """
     if core == "VanillaRNN":
-        b = arrays["linear/b"]
-        b = b + arrays[OPTIONAL] if OPTIONAL in arrays else b
-        return [arrays["linear/w"].T, arrays["linear_1/w"].T, b]
+        biases = [arrays[name] for name in ("linear/b", OPTIONAL) if name in arrays]
+        return [arrays["linear/w"].T, arrays["linear_1/w"].T, *biases]
     if core == "GRU":
         return [_from_zra(arrays[name].T, numpy) for name in ("w_i", "w_h", "b")]
     w, b = (_exchange(arrays[name].T, numpy) for name in ("linear/w", "linear/b"))

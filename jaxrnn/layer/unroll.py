@@ -244,13 +244,15 @@ def forward_layer(layer: PreparedCell, call: LayerCall) -> tuple[Array, Segments
         The hidden states [T, *batch, H], the residuals of every segment, and the last state.
     """
 
-    def segment(start: State, x: tuple[Array, Flags]) -> tuple[State, tuple[Array, Residuals]]:
+    def segment(start: State, x: tuple[Array, Flags]) -> tuple[State, tuple[Array | None, Residuals]]:
         hidden, residuals, final = forward_segment(layer, start, *x, layer.options.recompute)
-        return final, (hidden, residuals)
+        # Two outputs of a loop that are alike take room twice: states that are kept stand for the hidden ones.
+        return final, (hidden if residuals.states is None else None, residuals)
 
     xs = split((call.inputs, call.flags), call.inputs.shape[0], _segment_length(layer, call))
     final, ys = scan_segments(segment, call.state, xs, layer.options.reverse)
-    return join(each(lambda y: y[0], ys)), each(lambda y: y[1], ys), final
+    hidden = join(each(lambda y: y[1].hidden if y[0] is None else y[0], ys))
+    return hidden, each(lambda y: y[1], ys), final
 
 
 def backward_layer(
