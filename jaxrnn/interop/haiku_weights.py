@@ -150,9 +150,8 @@ def gather(core: str, arrays: Mapping[str, Any], numpy: types.ModuleType) -> lis
         return [arrays["linear/w"].T, arrays["linear_1/w"].T, *biases]
     if core == "GRU":
         return [_from_zra(arrays[name].T, numpy) for name in ("w_i", "w_h", "b")]
-    w, b = (_exchange(arrays[name].T, numpy) for name in ("linear/w", "linear/b"))
-    H = len(b) // 4
-    return [w[:, :-H], w[:, -H:], b + _forget_bias(len(b), b.dtype, numpy)]
+    (i, g, f, o), rows = numpy.split(arrays["linear/b"], 4), _exchange(arrays["linear/w"].T, numpy)
+    return [rows[:, : -len(f)], rows[:, -len(f) :], numpy.concatenate([i, f + 1, g, o])]
 
 
 def _scatter(core: str, U: np.ndarray, W: np.ndarray, b: np.ndarray) -> dict[str, np.ndarray]:
@@ -161,8 +160,8 @@ def _scatter(core: str, U: np.ndarray, W: np.ndarray, b: np.ndarray) -> dict[str
         return {"linear/w": U.T, "linear/b": b, "linear_1/w": W.T, OPTIONAL: np.zeros_like(b)}
     if core == "GRU":
         return {"w_i": _to_zra(U).T, "w_h": _to_zra(W).T, "b": _to_zra(b)}
-    rows = np.concatenate([U, W], -1)
-    return {"linear/w": _exchange(rows, np).T, "linear/b": _exchange(b - _forget_bias(len(b), b.dtype, np), np)}
+    (i, f, g, o), rows = np.split(b, 4), np.concatenate([U, W], -1)
+    return {"linear/w": _exchange(rows, np).T, "linear/b": np.concatenate([i, g, f - 1, o])}
 
 
 def _shapes(core: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
@@ -195,8 +194,3 @@ def _exchange(rows: Any, numpy: types.ModuleType) -> Any:
     """Exchanges the rows of the gates f and g: i, g, f, o to i, f, g, o, and back."""
     i, g, f, o = numpy.split(rows, 4)
     return numpy.concatenate([i, f, g, o])
-
-
-def _forget_bias(rows: int, dtype: Any, numpy: types.ModuleType) -> Any:
-    """Makes the 1 that haiku adds to what the forget gate sees, [4H]."""
-    return numpy.repeat(numpy.array([0, 1, 0, 0], dtype), rows // 4)

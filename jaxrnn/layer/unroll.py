@@ -32,7 +32,7 @@ from jaxrnn.layer.prepared import (
 )
 from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.segments import (
-    WHOLE_BYTES,
+    LAYER_BYTES,
     Segments,
     balanced_lengths,
     each,
@@ -292,4 +292,4 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
     rows = entries(hidden_of(call.state).shape[:-1])
-    return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if recompute == "none" else 0)
+    return segment_length("auto", steps, rows, sizes.total, LAYER_BYTES, LAYER_BYTES)
