@@ -39,7 +39,7 @@ LAYOUTS = {"batch": False, "time": True}
 QUICK = Shape(5, 2, 3, 4, 6)
 
 
-def model_of(cell: str, shape: Shape) -> tuple[nnx.RNNCellBase, nnx.Linear]:
+def model_of(cell: str, shape: Shape) -> tuple[nnx.RNNCellBase, Any]:
     """Makes a cell of flax and a readout."""
     rngs = nnx.Rngs(0)
     return getattr(nnx, cell)(shape.D, shape.H, rngs=rngs), nnx.Linear(shape.H, shape.V, rngs=rngs)
@@ -108,7 +108,8 @@ def measure(cell: str, shape: Shape, time_major: bool, budget: float) -> dict[st
     for name, (function, arguments) in contenders(cell, shape, time_major).items():
         program = jax.jit(function).lower(*arguments).compile()
         compiled[name] = program, arguments
-        results[name] = Result([], program.memory_analysis().temp_size_in_bytes, 0.0)
+        memory = program.memory_analysis()
+        results[name] = Result([], memory.temp_size_in_bytes if memory else 0, compile_seconds=0.0)
     end = time.perf_counter() + budget
     while time.perf_counter() < end or len(results["unroll"].seconds) < 9:
         for name, (program, arguments) in compiled.items():

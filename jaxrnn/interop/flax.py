@@ -300,4 +300,5 @@ def _flip(array: Any, lengths: Array | None, batch_axes: int, time_major: bool) 
 def _before_next(reset: Array, time_axis: int) -> Array:
     """Returns resets of the backward direction: what parts step t from t - 1 comes, for it, before step t - 1."""
     time_first = Flags(None, jnp.moveaxis(jnp.asarray(reset), time_axis, 0))
-    return jnp.moveaxis(backward_flags(time_first).reset, 0, time_axis)
+    before: Any = backward_flags(time_first).reset
+    return jnp.moveaxis(before, 0, time_axis)

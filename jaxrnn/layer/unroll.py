@@ -103,7 +103,7 @@ def unroll(
             "before" means the step after (so the reset of a packed sequence stands at its last step).
         time_major: whether time is the first axis of inputs, mask, reset and hidden states, or the last one before the
             features: then inputs are [*batch, T, D] or tokens [*batch, T], mask and reset [*batch, T], hidden states
-            [*batch, T, H].
+            [*batch, T, H]. They are copied into the other order and back: see `jaxrnn.layer.batch_major`.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
         recompute: what the reverse scan computes again instead of keeping it: "none" (or False), nothing; "gates", what
