@@ -4,8 +4,8 @@ Inputs and hidden states, and the gradients of both, are each copied once into t
 leaves these copies in the program. Measured beside time first (loss and gradient with a readout, float32, 2 busy cores
 with AVX-512, T,B,D,H,V = 100,32,64,128,65 and 128,64,128,256,128): 1.00 to 1.03 times as long by the least of many
 turns, and about T B (D + H) numbers of memory. Where that lifts the temporary memory over 32 MB, glibc maps it anew at
-every call, which costs more than the copies: an Elman network of the second shape takes 42 and 56 ms, and where glibc is
-told to keep its memory 42.3 and 43.4.
+every call, which costs more than the copies: an Elman network of the second shape takes 42 and 56 ms, and where glibc
+is told to keep its memory 42.3 and 43.4.
 
 Loops over the middle axis need no copy, and gained nothing: in a prototype with the batch first in every array, time in
 one segment, they took 1.0 to 1.13 times as long as time first, the copies 0.9 to 1.1.
