@@ -24,7 +24,8 @@ The other way round, parameters of jaxrnn in the model of another library, where
                   takes nnx.as_pure(self.params), of which flax before 0.12.7 says nnx.pure
     haiku         params = jaxrnn.interop.haiku.get_parameters("rnn", cell)
 
-A single nnx.Param of all parameters fails within nnx.Optimizer, which tells a NamedTuple from what it makes of one.
+In nnx a single Param of all parameters fails at the second update of an nnx.Optimizer with moments, such as adam: flax
+makes a State of what was a NamedTuple.
 """
 
 from jaxrnn.interop.files import load, save

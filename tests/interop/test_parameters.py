@@ -124,3 +124,12 @@ def test_haiku_wants_what_was_made_at_init():
     run = hk.without_apply_rng(hk.transform(lambda: get_parameters("rnn", jaxrnn.Elman(D, H)))).apply
     with pytest.raises(ValueError, match=r"Unable to retrieve parameter 'rnn\.U'"):
         run({})
+
+
+def test_variables_of_flax_in_the_place_of_arrays_are_told():
+    nnx = pytest.importorskip("flax.nnx")
+    cell = jaxrnn.Elman(D, H)
+    params = cell.init(jax.random.key(0))
+    for given in (nnx.Param(params), jax.tree.map(nnx.Param, params)):
+        with pytest.raises(TypeError, match=r"nnx\.as_pure"):
+            jaxrnn.unroll(cell, given, INPUTS)
