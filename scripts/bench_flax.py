@@ -1,6 +1,6 @@
 """Loss and gradient through `jaxrnn.interop.flax.RNN` beside `nnx.RNN`, around the same cells of flax.
 
-    python scripts/bench_flax.py                          # all cells and shapes, some six minutes on two cores
+    python scripts/bench_flax.py                          # all cells and shapes, some eight minutes on two cores
     python scripts/bench_flax.py --cells GRUCell          # one cell
     python scripts/bench_flax.py --quick                  # does it run: one small shape, few turns
     python scripts/bench_flax.py --out bench              # where flax.csv goes; results/ beside this by default
