@@ -92,7 +92,10 @@ def check_steps(inputs: Array, size: int, mask: Array | None, reset: Array | Non
 
 def check_params(layer: Layer, params: Params, name: str = "params") -> None:
     """Raises unless the parameters have the structure and shapes that the layer makes."""
-    check_like(name, params, _shapes(layer), f"they must come from the init of {layer}")
+    cause = f"they must come from the init of {layer}"
+    if any(map(_is_of_flax, jax.tree.leaves(params, is_leaf=_is_of_flax))):
+        cause = "take the arrays out of variables of flax first, with nnx.as_pure(...): see jaxrnn.interop"
+    check_like(name, params, _shapes(layer), cause)
 
 
 def check_state(
@@ -115,6 +118,10 @@ def check_dropout_mask(layer: Layer, mask: ArrayTree, batch: tuple[int, ...], dt
     expected = one if isinstance(layer, Cell) else (one, one)
     check_like("dropout_mask", mask, expected, "there must be one per unit for each of the batch, alike at every step")
     return cast(mask, dtype)
+
+
+def _is_of_flax(node: object) -> bool:
+    return type(node).__module__.startswith("flax.")
 
 
 @functools.lru_cache(maxsize=256)

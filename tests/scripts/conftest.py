@@ -23,6 +23,12 @@ def bench_long():
 
 
 @pytest.fixture(scope="session")
+def bench_flax():
+    pytest.importorskip("flax")
+    return script("bench_flax")
+
+
+@pytest.fixture(scope="session")
 def truncation_bias():
     return script("truncation_bias")
 
