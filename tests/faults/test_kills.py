@@ -1,0 +1,149 @@
+"""Kills: at every operation of a run on files, at random moments, and for real; then on to the end, which is the same."""
+
+import itertools
+import multiprocessing
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+import injection
+
+KINDS = list(injection.KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_expected_comes_of_an_undisturbed_run(tiny, tmp_path, kind):
+    """Also where it is interrupted, and goes on: each of the settings decides something."""
+    run = tiny(kind)
+    result, digests = run.expected
+    assert run.go_on(tmp_path / "run") == result
+    assert run.go_on(tmp_path / "run") == result  # a finished run stays as it is
+    last, best = result["latest"][0], result["best"][0]
+    assert (last == 30) == (kind != "out of patience")
+    assert (best == last) == (kind == "falling")
+    assert set(digests) >= {7, 14, best, last}
+
+
+def kill(run, killer, folder, table, fault, at, torn, again=None):
+    """Kills a run at an operation, perhaps once more as it goes on; returns whether it was killed at all."""
+    try:
+        with killer.armed(at, torn):
+            result = run.go_on(folder)
+    except injection.Killed:
+        pass
+    else:
+        assert result == run.expected[0]
+        return False
+    try:
+        if again is not None:
+            try:
+                with killer.armed(again):
+                    run.go_on(folder)
+            except injection.Killed:
+                pass
+        run.check_as_it_lies(folder)
+        survived = run.go_on(folder) == run.expected[0]
+        words = "" if survived else "another end"
+    except (AssertionError, ValueError) as error:
+        survived, words = False, str(error)
+    table.add(fault, "survived" if survived else "lost", kind=run.kind, at=at, torn=torn, again=again, words=words)
+    shutil.rmtree(folder)
+    return True
+
+
+def kill_everywhere(run, killer, folder, table, fault, ats, torn=False, again=None):
+    """Kills a run at each of some operations, until it is through before the next one."""
+    lost = table.lost(fault)
+    for at in ats:
+        if not kill(run, killer, folder, table, fault, at, torn, again):
+            assert at > 60, "so few operations are no run"
+            break
+    assert table.lost(fault) == lost
+
+
+def test_kills_here_and_there(tiny, killer, tmp_path, table):
+    """The quick part of the next test."""
+    kill_everywhere(tiny("up and down"), killer, tmp_path / "run", table, "killed here and there", itertools.count(3, 23))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", [False, True], ids=["before it", "file torn"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_kills_at_every_operation_on_files(tiny, killer, tmp_path, table, kind, torn):
+    kill_everywhere(tiny(kind), killer, tmp_path / "run", table, "killed at every operation", itertools.count(1), torn)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["up and down"])
+def test_kills_while_going_on_after_a_kill(tiny, killer, tmp_path, table, kind):
+    for again in (3, 12, 25):
+        kill_everywhere(
+            tiny(kind), killer, tmp_path / "run", table, "killed twice", itertools.count(2, 17), again=again
+        )
+
+
+def children():
+    """Returns what starts processes by a fork of one that has imported everything and started nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["injection"])
+    return context
+
+
+def start(folder, data, run, at=None):
+    child = children().Process(target=injection.train_in_a_child, args=(str(folder), str(data), run.kind, at))
+    child.start()
+    return child
+
+
+def check_after_a_kill(run, folder, table, fault, **details):
+    try:
+        run.check_as_it_lies(folder)
+        table.add(fault, "survived", kind=run.kind, **details)
+    except (AssertionError, ValueError) as error:
+        table.add(fault, "lost", kind=run.kind, words=str(error), **details)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["up and down"])
+def test_real_kills_at_operations_on_files(tiny, data, tmp_path, table, kind):
+    """A sample of the kills above by the end of the process, to see that these are as good."""
+    run, fault = tiny(kind), "process ended at an operation"
+    for at in range(5, 500, 9):
+        child = start(tmp_path / "run", data, run, at)
+        child.join(120)
+        if child.exitcode == 0:
+            break
+        assert child.exitcode == -signal.SIGKILL
+        check_after_a_kill(run, tmp_path / "run", table, fault, at=at)
+        assert run.go_on(tmp_path / "run") == run.expected[0]
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    assert table.lost(fault) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_kill_9_at_random_moments(tiny, data, tmp_path, table, kind):
+    """Of processes that go on with one run after another, each from where the one before was killed."""
+    run, fault, draw, killed = tiny(kind), "kill -9 at a random moment", random.Random(KINDS.index(kind)), 0
+    end = time.monotonic() + 100
+    while killed < 50 and time.monotonic() < end:
+        child = start(tmp_path / "run", data, run)
+        file = tmp_path / "run" / "settings.json"
+        while not file.exists() and child.is_alive():
+            time.sleep(0.01)
+        child.join(draw.uniform(0, 1.5))
+        if child.is_alive():
+            child.kill()
+            child.join()
+            killed += 1
+            check_after_a_kill(run, tmp_path / "run", table, fault)
+        else:
+            assert child.exitcode == 0
+            assert run.result(tmp_path / "run") == run.expected[0]
+            shutil.rmtree(tmp_path / "run")
+    assert run.go_on(tmp_path / "run") == run.expected[0]
+    assert killed
+    assert table.lost(fault) == 0

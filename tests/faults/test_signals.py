@@ -1,0 +1,105 @@
+"""Signals to the command: it saves after the step under way, ends with the code of the signal, and goes on exactly."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxrnn.training.run_folder import Run
+
+SETTINGS = {"hidden": 8, "batch": 2, "chunk": 8, "every": 500, "warmup": 4}
+LONG = 1_000_000
+
+
+def command(data, out, *options, steps=LONG):
+    settings = [part for name, value in (SETTINGS | {"steps": steps}).items() for part in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "jaxrnn", "train", "--data", str(data), "--out", str(out), *settings, *options]
+
+
+def start(arguments, **options):
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for_steps(folder, process):
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def check_stopped(process, folder, number, table):
+    began = time.monotonic()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, err
+    assert time.monotonic() - began < 10
+    assert "Interrupted after step" in out
+    assert err == ""
+    last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    assert f"Interrupted after step {last};" in out
+    logged = Run.open(folder).metrics()[-1]["step"]
+    assert 0 <= last - logged < 25
+    table.add(f"signal {signal.Signals(number).name}", "survived", step=last)
+    return last
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGHUP, signal.SIGINT))],
+    ids=lambda number: number.name,
+)
+def test_a_signal_ends_a_run_saved_with_its_code(data, tmp_path, table, number):
+    folder = tmp_path / "run"
+    process = start(command(data, folder, "--resume=auto"))
+    wait_for_steps(folder, process)
+    check_stopped(process, folder, number, table)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_twice_ends_as_one_that_was_not(data, tmp_path, table):
+    folder, steps = tmp_path / "run", 12_000
+    straight = start(command(data, tmp_path / "straight", steps=steps))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        process = start(command(data, folder, "--resume=auto", steps=steps))
+        wait_for_steps(folder, process)
+        check_stopped(process, folder, number, table)
+    process = start(command(data, folder, "--resume=auto", steps=steps))
+    for each in (process, straight):
+        out, err = each.communicate(timeout=200)
+        assert each.returncode == 0, err
+    texts = []
+    for path in (folder, tmp_path / "straight"):
+        rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        texts.append([{name: value for name, value in row.items() if name != "seconds"} for row in rows])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_what_is_ignored_stays_so(data, tmp_path):
+    """`nohup` ignores SIGHUP, and a shell Ctrl-C for what runs in the background."""
+    process = start(command(data, tmp_path / "run"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for_steps(tmp_path / "run", process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_the_grace_time_ends_what_takes_longer():
+    """Also where the main thread is in a long call of C, and hears of no signal."""
+    code = """
+import hashlib, os, signal, threading, time
+from jaxrnn.training.signals import stop_on_signals
+with stop_on_signals(grace=0.3) as stop:
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # half a minute without a look at signals
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 143
+    assert time.monotonic() - began < 15
+    assert done.stderr == "jaxrnn: not saved within 0.3 s of the signal; the checkpoint before it stands\n"
