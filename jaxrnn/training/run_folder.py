@@ -116,8 +116,7 @@ class Run:
 
     def best_validation(self) -> tuple[int, float]:
         """Returns the step with the least validation loss so far, and that loss; 0 and infinity before the first."""
-        losses = [(m["validation_loss"], m["step"]) for m in self._rows if "validation_loss" in m]
-        loss, step = min((pair for pair in losses if not math.isnan(pair[0])), default=(math.inf, 0))
+        loss, step = min(self._ranked(), default=(math.inf, 0))
         return step, loss
 
     def save(self, train: chex.ArrayTree, step: int, progress: Progress = Progress()) -> None:
@@ -182,6 +181,11 @@ class Run:
         if not overwrite:
             raise ValueError(f"{str(path)!r} holds a run: --resume it, --overwrite it, or choose another --out")
 
+    def _ranked(self) -> list[tuple[float, int]]:
+        """Returns the validation losses and their steps, the best first."""
+        losses = [(m["validation_loss"], m["step"]) for m in self._rows if "validation_loss" in m]
+        return sorted(pair for pair in losses if not math.isnan(pair[0]))
+
     def _take_lock(self) -> int:
         self._lock = disk.lock(self.path)
         return 0
@@ -205,17 +209,21 @@ class Run:
             _note(f"{words}: going back to that of step {self._last}")
 
     def _choose_best(self) -> int:
-        best, _ = self.best_validation()
-        if not best:
+        """Returns the step of the best checkpoint, or of the next best that is whole, and says what is wrong."""
+        ranked, there = [step for _, step in self._ranked()], set(self._checkpoints.steps())
+        if not ranked:
             raise ValueError(f"{str(self.path)!r} has no checkpoint yet: the run ended before its first one")
-        damage = self._checkpoints.damage(best)
-        if damage is None:
-            return best
-        words = f"checkpoint {best} of {str(self.path)!r}, the best, is damaged ({damage})"
-        if self._last in (None, best):
-            raise ValueError(f"{words}, and there is none after it")
-        _note(f"{words}: taking that of step {self._last}")
-        return self._last
+        # The last one need not have been validated: a stop saves as well.
+        candidates = [*ranked[:1], *(step for step in ranked[1:] if step in there), *sorted(there, reverse=True)[:1]]
+        words = ""
+        for step in candidates:
+            damage = self._checkpoints.damage(step)
+            if damage is None:
+                if words:
+                    _note(f"{words}: taking that of step {step}")
+                return step
+            words = words or f"checkpoint {step} of {str(self.path)!r}, the best, is damaged ({damage})"
+        raise ValueError(f"{words}, and there is no other")
 
     def _read_metrics(self) -> None:
         """Takes the metrics of the last checkpoint, and the lines of the file that come after them."""

@@ -54,6 +54,7 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     (False, True, 143)
     """
     stop, previous = Stop(), {}
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -61,6 +62,9 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     def ask(number: int, frame: Any) -> None:
         if stop.signal is None:
             stop.signal = number
+        for descriptor in terminals:
+            if not os.isatty(descriptor):
+                _forget(descriptor)
         signal.signal(signal.SIGINT, previous.get(signal.SIGINT, signal.SIG_IGN))
 
     try:
@@ -72,6 +76,13 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _forget(descriptor: int) -> None:
+    """Makes words to a terminal that has closed go nowhere, where they would be an error before all is saved."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,15 @@
 """Signals to the command: it saves after the step under way, ends with the code of the signal, and goes on exactly."""
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
+import threading
 import time
 
 import pytest
@@ -103,3 +109,29 @@ with stop_on_signals(grace=0.3) as stop:
     assert done.returncode == 143
     assert time.monotonic() - began < 15
     assert done.stderr == "jaxrnn: not saved within 0.3 s of the signal; the checkpoint before it stands\n"
+
+
+def take_terminal():
+    """Makes the standard input the terminal of this process, whose end it hears of."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_ends_a_run_saved(data, tmp_path, table):
+    folder, (master, slave) = tmp_path / "run", pty.openpty()
+    ends = {"stdin": slave, "stdout": slave, "stderr": slave}
+    process = subprocess.Popen(command(data, folder), start_new_session=True, preexec_fn=take_terminal, **ends)
+    os.close(slave)
+    thread = threading.Thread(target=drain, args=(master,), daemon=True)  # as a full terminal would stop the writer
+    thread.start()
+    wait_for_steps(folder, process)
+    os.close(master)
+    assert process.wait(timeout=60) == 129
+    assert len(list((folder / "checkpoints").iterdir())) >= 1
+    table.add("a terminal closed", "survived")
+
+
+def drain(master):
+    with contextlib.suppress(OSError):
+        while os.read(master, 1000):
+            pass
