@@ -19,7 +19,6 @@ import pathlib
 import statistics
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxrnn.training import experiment

@@ -94,9 +94,11 @@ def train(
     all of them again, with --resume.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None and out is None:
+        raise ValueError("--resume needs --out with the folder of the run")
     with contextlib.ExitStack() as held:
         run = None
-        if _goes_on(out, resume, overwrite, given):
+        if out is not None and _goes_on(out, resume, overwrite, given):
             run = held.enter_context(Run.open(out, writing=True))
             _check_settings(run, given)
             now = experiment.reopen(run)
@@ -110,12 +112,10 @@ def train(
         _train(now, run, grace)
 
 
-def _goes_on(out: pathlib.Path | None, resume: str | None, overwrite: bool, given: dict[str, Any]) -> bool:
+def _goes_on(out: pathlib.Path, resume: str | None, overwrite: bool, given: dict[str, Any]) -> bool:
     """Returns whether to go on with a run that is there."""
     if resume is None:
         return False
-    if out is None:
-        raise ValueError("--resume needs --out with the folder of the run")
     if overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     if resume == "auto":
@@ -129,7 +129,9 @@ def _check_settings(run: Run, given: dict[str, Any]) -> None:
     """Raises where settings that were given are not those of the run."""
     if others := experiment.other_settings(run, given):
         flags = ", ".join(map(_flag, others))
-        raise ValueError(f"{str(run.path)!r} holds a run with other settings: leave out {flags}, or choose another --out")
+        raise ValueError(
+            f"{str(run.path)!r} holds a run with other settings: leave out {flags}, or choose another --out"
+        )
 
 
 def _train(now: experiment.Experiment, run: Run, grace: float | None) -> None:

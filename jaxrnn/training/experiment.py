@@ -42,8 +42,8 @@ class Experiment(NamedTuple):
     def state_of(self, run: Run) -> step.TrainState:
         """Returns the train state that a run goes on from, on the devices of this experiment.
 
-        That is the one of its last checkpoint, to whose metrics and progress the run goes back; or, where it has none, the
-        one before the first step.
+        That is the one of its last checkpoint, to whose metrics and progress the run goes back; of a run without one,
+        the state before the first step.
         """
         found = run.restore_latest(_with_shardings(jax.eval_shape(self.initial_state), self.mesh))
         return self.initial_state() if found is None else found

@@ -83,6 +83,9 @@ class Progress(NamedTuple):
     waited: int = 0  # validations since then
 
 
+BEGINNING = Progress()
+
+
 class Outcome(NamedTuple):
     """Says how `fit` ended."""
 
@@ -104,7 +107,7 @@ def fit(
     patience: int | None = None,
     save: Callable[[TrainState, Progress], None] = lambda train, progress: None,
     stop: Callable[[], bool] = lambda: False,
-    progress: Progress = Progress(),
+    progress: Progress = BEGINNING,
     mesh: Mesh | None = None,
 ) -> Outcome:
     """Trains from where `train` stands to `steps` steps in all, or until it is told to stop, after the step under way.

@@ -17,6 +17,7 @@ import json
 import logging
 import math
 import pathlib
+import shutil
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ import jax
 
 from jaxrnn.training import disk
 from jaxrnn.training.checkpoints import Checkpoints
-from jaxrnn.training.fit import Progress
+from jaxrnn.training.fit import BEGINNING, Progress
 from jaxrnn.training.processes import on_first
 
 SETTINGS, METRICS, CHECKPOINTS = "settings.json", "metrics.jsonl", "checkpoints"
@@ -42,7 +43,7 @@ class Run:
     """
 
     def __init__(self, path: pathlib.Path, record: dict[str, Any]) -> None:
-        self.path, self.record, self.progress = path, record, Progress()
+        self.path, self.record, self.progress = path, record, BEGINNING
         self._checkpoints = Checkpoints(path / CHECKPOINTS)
         self._last: int | None = None  # the step of the last checkpoint that is whole
         self._rows: list[dict[str, Any]] = []
@@ -87,9 +88,12 @@ class Run:
 
     def close(self) -> None:
         """Lets others write."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        try:
+            self._checkpoints.wait()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def __enter__(self) -> Run:
         return self
@@ -119,8 +123,9 @@ class Run:
         loss, step = min(self._ranked(), default=(math.inf, 0))
         return step, loss
 
-    def save(self, train: chex.ArrayTree, step: int, progress: Progress = Progress()) -> None:
+    def save(self, train: chex.ArrayTree, step: int, progress: Progress = BEGINNING) -> None:
         """Saves a checkpoint. It, the one before and the best are kept, and the others deleted."""
+        self._check_writing()
         self._checkpoints.save(step, train, progress, "".join(self._lines))
         self._write_metrics()
         if jax.process_index() == 0:
@@ -140,7 +145,7 @@ class Run:
         self._check_writing()
         step = on_first(lambda: -1 if self._last is None else self._last)
         self._last = None if step < 0 else step
-        self.progress = Progress() if self._last is None else self._checkpoints.progress(step)
+        self.progress = BEGINNING if self._last is None else self._checkpoints.progress(step)
         text = "" if self._last is None else self._checkpoints.metrics(step)
         self._take_metrics(text)
         self._written = len(self._lines)
@@ -166,7 +171,7 @@ class Run:
         for path in self.path.iterdir():
             # The settings stay until others take their place, so that after a kill it still is the folder of a run.
             if path.name not in (disk.LOCK, SETTINGS):
-                disk.remove(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(disk.set_aside(path)) if path.is_dir() else path.unlink()
         kept = {**self.record, DIGEST: _digest(self.record)}
         disk.write_whole(self.path / SETTINGS, json.dumps(kept, indent=2) + "\n")
         return 0
@@ -234,6 +239,7 @@ class Run:
             _note(f"the last line of {str(file)!r} is half written, and is dropped")
         try:
             self._take_metrics(kept + _after(kept, whole))
+            self._rows = [row for row in self._rows if "validation_loss" not in row or row["step"] <= (self._last or 0)]
         except (ValueError, TypeError):
             _note(f"{str(file)!r} is damaged: taking the metrics that the last checkpoint has")
             self._take_metrics(kept)
@@ -271,8 +277,8 @@ def _read_settings(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is not the folder of a run: its {SETTINGS} cannot be read") from error
     if record.pop(DIGEST, None) != _digest(record):
         raise ValueError(
-            f"{str(path / SETTINGS)!r} is not as it was written: it is damaged, or has been changed, or another version "
-            f"of jaxrnn wrote it"
+            f"{str(path / SETTINGS)!r} is not as it was written: it is damaged, or changed, or another version of "
+            f"jaxrnn wrote it"
         )
     return record
 

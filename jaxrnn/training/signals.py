@@ -53,7 +53,8 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     >>> before, stop(), stop.exit_code
     (False, True, 143)
     """
-    stop, previous = Stop(), {}
+    stop = Stop()
+    previous: dict[int, Any] = {}
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     if threading.current_thread() is not threading.main_thread():
         yield stop

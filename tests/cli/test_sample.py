@@ -21,7 +21,7 @@ def test_a_folder_without_a_run_is_told(call, tmp_path):
 def test_a_damaged_checkpoint_is_told(call, trained, tmp_path, caplog):
     shutil.copytree(trained[0], tmp_path / "run")
     options = ("sample", "run", "--length", 30)
-    good = call(*options).output
+    assert call(*options).exit_code == 0
     assert not caplog.records
     for step, words in ((20, "going back to that of step 10"), (10, "there is none before it")):
         array = next(path for path in (tmp_path / f"run/checkpoints/{step}/state/d").iterdir() if path.stat().st_size)
@@ -32,5 +32,4 @@ def test_a_damaged_checkpoint_is_told(call, trained, tmp_path, caplog):
         assert len(told) == 1
         assert words in told[0]
         assert f"checkpoint {step}" in told[0] or step == 10
-        assert result.output != good
     assert result.exit_code == 2

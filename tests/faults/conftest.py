@@ -1,15 +1,16 @@
-"""What was tried, and what came of it: a table of all faults, printed at the end and kept in `faults.jsonl`."""
+"""What was tried, and what came of it: a table of all faults, printed at the end, and kept as it grows."""
 
 import collections
 import json
 import pathlib
+import shutil
+import tempfile
 import time
 
+import injection
 import pytest
 
-import injection
-
-KEPT = pathlib.Path("faults.jsonl")
+KEPT = pathlib.Path(tempfile.gettempdir()) / "jaxrnn-faults.jsonl"  # one line for each fault, as it is tried
 COLUMNS = ("tried", "survived", "noticed", "lost")
 # survived: in the end all is as without the fault. noticed: an error or a line says so. lost: neither.
 _table = collections.defaultdict(collections.Counter)
@@ -36,6 +37,7 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{'':44}" + "".join(f"{name:>10}" for name in COLUMNS))
         for fault, counts in _table.items():
             terminalreporter.write_line(f"{fault:44}" + "".join(f"{counts[name]:>10}" for name in COLUMNS))
+        terminalreporter.write_line(f"each of them: {KEPT}")
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +53,20 @@ def killer():
 
 
 @pytest.fixture(scope="session")
+def memory():
+    """Returns a folder in memory, where there is one: kills by the hundred would wait for the disk most of the time."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if pathlib.Path("/dev/shm").is_dir() else None) as folder:
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture
+def place(memory):
+    """Returns a folder in memory that is not there yet, and is gone after the test."""
+    yield memory / "run"
+    shutil.rmtree(memory / "run", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Returns the path of a text."""
     path = tmp_path_factory.mktemp("data") / "data.txt"
@@ -59,14 +75,14 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny(data, tmp_path_factory):
+def tiny(data, memory):
     """Returns a function that makes tiny runs of a kind, which know what must come of them."""
     made = {}
 
     def make(kind):
         if kind not in made:
             made[kind] = injection.TinyRun(data, kind)
-            made[kind].learn(tmp_path_factory.mktemp("learn") / "run")
+            made[kind].learn(memory / "learn")
         return made[kind]
 
     return make

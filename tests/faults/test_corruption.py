@@ -4,9 +4,9 @@ import logging
 import random
 import shutil
 
+import injection
 import pytest
 
-import injection
 from jaxrnn.training import disk
 from jaxrnn.training.run_folder import Run
 
@@ -32,9 +32,9 @@ def damage(path, how, random):
 
 
 @pytest.fixture(scope="module")
-def stopped(tiny, tmp_path_factory):
+def stopped(tiny, memory):
     """Returns a run, and a folder in which it was stopped between two checkpoints of its cadence."""
-    run, folder = tiny("up and down"), tmp_path_factory.mktemp("stopped") / "run"
+    run, folder = tiny("up and down"), memory / "stopped"
     with run.open(folder) as opened:
         count = iter(range(1, 100))
         run.now.train(opened, run.now.state_of(opened), stop=lambda: next(count) == 23)
@@ -77,32 +77,32 @@ def files_of(folder):
     return [name for name in names if name != disk.LOCK]
 
 
-def test_damage_here_and_there(stopped, tmp_path, table, caplog):
+def test_damage_here_and_there(stopped, place, table, caplog):
     """The quick part of the next test: one way for each file, in turn."""
     caplog.set_level(logging.WARNING, "jaxrnn")
     run, folder = stopped
     draw = random.Random(0)
     for i, name in enumerate(files_of(folder)):
         if i % 3 == 0:
-            try_damage(run, folder, tmp_path / "copy", table, caplog, name, HOW[i // 3 % len(HOW)], draw, i % 2 == 0)
+            try_damage(run, folder, place, table, caplog, name, HOW[i // 3 % len(HOW)], draw, i % 2 == 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampled", [False, True], ids=["gone on with", "sampled"])
-def test_every_file_damaged_in_every_way(stopped, tmp_path, table, caplog, sampled):
+def test_every_file_damaged_in_every_way(stopped, place, table, caplog, sampled):
     caplog.set_level(logging.WARNING, "jaxrnn")
     run, folder = stopped
     draw = random.Random(1)
     for name in files_of(folder):
         for how in HOW:
-            try_damage(run, folder, tmp_path / "copy", table, caplog, name, how, draw, sampled)
+            try_damage(run, folder, place, table, caplog, name, how, draw, sampled)
 
 
 @pytest.mark.parametrize("flips", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_flipped_byte_of_an_array_is_noticed(stopped, tmp_path, table, flips):
+def test_a_flipped_byte_of_an_array_is_noticed(stopped, place, table, flips):
     """Of the best and of the last checkpoint, by whoever reads them."""
     run, folder = stopped
-    draw, copy = random.Random(flips), tmp_path / "copy"
+    draw, copy = random.Random(flips), place
     shutil.copytree(folder, copy)
     steps = [Run.open(folder).best_validation()[0], 23]
     arrays = [p for step in steps for p in (copy / "checkpoints" / str(step)).rglob("d/*") if p.stat().st_size]
@@ -119,48 +119,51 @@ def test_a_flipped_byte_of_an_array_is_noticed(stopped, tmp_path, table, flips):
     assert Run.open(copy).best_validation()[0] == steps[0]
 
 
-def test_a_damaged_last_checkpoint_is_told_in_a_line_and_the_one_before_taken(stopped, tmp_path, caplog):
+def test_a_damaged_last_checkpoint_is_told_in_a_line_and_the_one_before_taken(stopped, place, caplog):
     run, folder = stopped
-    shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run/checkpoints/23/progress.json").write_text("{}")
-    with run.open(tmp_path / "run") as opened:
+    shutil.copytree(folder, place)
+    (place / "checkpoints/23/progress.json").write_text("{}")
+    with run.open(place) as opened:
         assert int(run.now.state_of(opened).step) == 21
     (line,) = [record.message for record in caplog.records]
     assert "checkpoint 23" in line
     assert "damaged (progress.json has changed)" in line
     assert "that of step 21" in line
-    assert run.go_on(tmp_path / "run") == run.expected[0]
+    assert run.go_on(place) == run.expected[0]
 
 
-def test_a_damaged_best_is_told_and_not_read(stopped, tmp_path, caplog):
+def test_a_damaged_best_is_told_and_not_read(stopped, place, caplog):
     run, folder = stopped
-    shutil.copytree(folder, tmp_path / "run")
-    best = Run.open(folder).best_validation()[0]
-    assert best < 21
-    shutil.rmtree(tmp_path / f"run/checkpoints/{best}/state/d")
-    reader = Run.open(tmp_path / "run")
-    assert int(reader.restore_best(run.like).step) == 23
+    shutil.copytree(folder, place)
+    losses = sorted(
+        (row["validation_loss"], row["step"]) for row in Run.open(folder).metrics() if "validation_loss" in row
+    )
+    (_, best), *others = losses
+    second = next(step for _, step in others if (folder / f"checkpoints/{step}").exists())
+    shutil.rmtree(place / f"checkpoints/{best}/state/d")
+    reader = Run.open(place)
+    assert int(reader.restore_best(run.like).step) == second
     assert f"checkpoint {best} of" in caplog.text
     assert "the best, is damaged (state/d/" in caplog.text
 
 
-def test_where_every_checkpoint_is_damaged_nothing_is_begun_again(stopped, tmp_path):
+def test_where_every_checkpoint_is_damaged_nothing_is_begun_again(stopped, place):
     run, folder = stopped
-    shutil.copytree(folder, tmp_path / "run")
-    for sums in (tmp_path / "run/checkpoints").glob("*/SHA256SUMS"):
+    shutil.copytree(folder, place)
+    for sums in (place / "checkpoints").glob("*/SHA256SUMS"):
         sums.unlink()
-    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    before = (place / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match=r"checkpoint 23 .* is damaged .* --overwrite begins again"):
-        run.open(tmp_path / "run")
-    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+        run.open(place)
+    assert (place / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("tail", ['{"step": 25, "lo', '{"step": 25, "loss": 1.0, "seconds": 1.0}'])
-def test_a_half_line_of_metrics_is_dropped_with_a_note(stopped, tmp_path, caplog, tail):
+def test_a_half_line_of_metrics_is_dropped_with_a_note(stopped, place, caplog, tail):
     run, folder = stopped
-    shutil.copytree(folder, tmp_path / "run")
-    with open(tmp_path / "run/metrics.jsonl", "a") as file:
+    shutil.copytree(folder, place)
+    with open(place / "metrics.jsonl", "a") as file:
         file.write(tail)
-    assert Run.open(tmp_path / "run").metrics() == Run.open(folder).metrics()
+    assert Run.open(place).metrics() == Run.open(folder).metrics()
     assert "is half written, and is dropped" in caplog.text
-    assert run.go_on(tmp_path / "run") == run.expected[0]
+    assert run.go_on(place) == run.expected[0]

@@ -1,4 +1,4 @@
-"""Kills: at every operation of a run on files, at random moments, and for real; then on to the end, which is the same."""
+"""Kills: at every operation of a run on files, at random moments, and real ones; then on to the same end."""
 
 import itertools
 import multiprocessing
@@ -7,20 +7,19 @@ import shutil
 import signal
 import time
 
-import pytest
-
 import injection
+import pytest
 
 KINDS = list(injection.KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_expected_comes_of_an_undisturbed_run(tiny, tmp_path, kind):
+def test_what_is_expected_comes_of_an_undisturbed_run(tiny, place, kind):
     """Also where it is interrupted, and goes on: each of the settings decides something."""
     run = tiny(kind)
     result, digests = run.expected
-    assert run.go_on(tmp_path / "run") == result
-    assert run.go_on(tmp_path / "run") == result  # a finished run stays as it is
+    assert run.go_on(place) == result
+    assert run.go_on(place) == result  # a finished run stays as it is
     last, best = result["latest"][0], result["best"][0]
     assert (last == 30) == (kind != "out of patience")
     assert (best == last) == (kind == "falling")
@@ -64,25 +63,23 @@ def kill_everywhere(run, killer, folder, table, fault, ats, torn=False, again=No
     assert table.lost(fault) == lost
 
 
-def test_kills_here_and_there(tiny, killer, tmp_path, table):
+def test_kills_here_and_there(tiny, killer, place, table):
     """The quick part of the next test."""
-    kill_everywhere(tiny("up and down"), killer, tmp_path / "run", table, "killed here and there", itertools.count(3, 23))
+    kill_everywhere(tiny("up and down"), killer, place, table, "killed here and there", itertools.count(3, 23))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", [False, True], ids=["before it", "file torn"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_kills_at_every_operation_on_files(tiny, killer, tmp_path, table, kind, torn):
-    kill_everywhere(tiny(kind), killer, tmp_path / "run", table, "killed at every operation", itertools.count(1), torn)
+def test_kills_at_every_operation_on_files(tiny, killer, place, table, kind, torn):
+    kill_everywhere(tiny(kind), killer, place, table, "killed at every operation", itertools.count(1), torn)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["up and down"])
-def test_kills_while_going_on_after_a_kill(tiny, killer, tmp_path, table, kind):
+def test_kills_while_going_on_after_a_kill(tiny, killer, place, table, kind):
     for again in (3, 12, 25):
-        kill_everywhere(
-            tiny(kind), killer, tmp_path / "run", table, "killed twice", itertools.count(2, 17), again=again
-        )
+        kill_everywhere(tiny(kind), killer, place, table, "killed twice", itertools.count(2, 17), again=again)
 
 
 def children():
@@ -108,30 +105,30 @@ def check_after_a_kill(run, folder, table, fault, **details):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["up and down"])
-def test_real_kills_at_operations_on_files(tiny, data, tmp_path, table, kind):
+def test_real_kills_at_operations_on_files(tiny, data, place, table, kind):
     """A sample of the kills above by the end of the process, to see that these are as good."""
     run, fault = tiny(kind), "process ended at an operation"
     for at in range(5, 500, 9):
-        child = start(tmp_path / "run", data, run, at)
+        child = start(place, data, run, at)
         child.join(120)
         if child.exitcode == 0:
             break
         assert child.exitcode == -signal.SIGKILL
-        check_after_a_kill(run, tmp_path / "run", table, fault, at=at)
-        assert run.go_on(tmp_path / "run") == run.expected[0]
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        check_after_a_kill(run, place, table, fault, at=at)
+        assert run.go_on(place) == run.expected[0]
+        shutil.rmtree(place, ignore_errors=True)
     assert table.lost(fault) == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_kill_9_at_random_moments(tiny, data, tmp_path, table, kind):
+def test_kill_9_at_random_moments(tiny, data, place, table, kind):
     """Of processes that go on with one run after another, each from where the one before was killed."""
     run, fault, draw, killed = tiny(kind), "kill -9 at a random moment", random.Random(KINDS.index(kind)), 0
     end = time.monotonic() + 100
     while killed < 50 and time.monotonic() < end:
-        child = start(tmp_path / "run", data, run)
-        file = tmp_path / "run" / "settings.json"
+        child = start(place, data, run)
+        file = place / "settings.json"
         while not file.exists() and child.is_alive():
             time.sleep(0.01)
         child.join(draw.uniform(0, 1.5))
@@ -139,11 +136,11 @@ def test_kill_9_at_random_moments(tiny, data, tmp_path, table, kind):
             child.kill()
             child.join()
             killed += 1
-            check_after_a_kill(run, tmp_path / "run", table, fault)
+            check_after_a_kill(run, place, table, fault)
         else:
             assert child.exitcode == 0
-            assert run.result(tmp_path / "run") == run.expected[0]
-            shutil.rmtree(tmp_path / "run")
-    assert run.go_on(tmp_path / "run") == run.expected[0]
+            assert run.result(place) == run.expected[0]
+            shutil.rmtree(place)
+    assert run.go_on(place) == run.expected[0]
     assert killed
     assert table.lost(fault) == 0

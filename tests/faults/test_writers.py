@@ -55,7 +55,10 @@ def test_a_second_writer_is_refused_and_a_dead_one_forgotten(locked, table):
 
 
 def test_a_lock_is_let_go_of(tmp_path):
-    with Run.create(tmp_path / "run", {}), pytest.raises(ValueError, match=f"is being written by process {os.getpid()}"):
+    with (
+        Run.create(tmp_path / "run", {}),
+        pytest.raises(ValueError, match=f"is being written by process {os.getpid()}"),
+    ):
         Run.open(tmp_path / "run", writing=True)
     Run.open(tmp_path / "run", writing=True).close()
     run = Run.open(tmp_path / "run")

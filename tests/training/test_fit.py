@@ -20,7 +20,9 @@ def step(train, batch):
 
 def run(steps=20, start=START, **options):
     seen, saved = [], []
-    found = fit(start, step, int, steps, log=seen.append, save=lambda train, progress: saved.append(train.step), **options)
+    found = fit(
+        start, step, int, steps, log=seen.append, save=lambda train, progress: saved.append(train.step), **options
+    )
     return found, seen, saved
 
 
