@@ -22,7 +22,7 @@ from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
 from jaxrnn.training.fit import Log
-from jaxrnn.training.processes import on_first
+from jaxrnn.training.processes import largest_of_all, on_first
 from jaxrnn.training.run_folder import SETTINGS, Run
 from jaxrnn.training.settings import Settings, recipe
 from jaxrnn.training.signals import stop_on_signals
@@ -142,7 +142,7 @@ def _train(now: experiment.Experiment, run: Run, grace: float | None) -> None:
     if outcome.interrupted:
         console.print(f"Interrupted after step {int(outcome.train.step)}; saved in {run.path}. To go on:")
         console.print(f"  jaxrnn train --resume --out {run.path}")
-        sys.exit(stop.exit_code)
+        sys.exit(128 + largest_of_all(stop.signal or 0))
     _conclude(now, run)
 
 

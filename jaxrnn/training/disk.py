@@ -30,13 +30,15 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 def sync(path: pathlib.Path) -> None:
     """Waits until a file, or what a folder says of its files, is on the disk and not only in memory."""
-    if path.is_dir() and os.name != "posix":
-        return  # elsewhere a folder cannot be opened
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every system syncs folders, or lets them be opened
+            raise
 
 
 def set_aside(path: pathlib.Path) -> pathlib.Path:

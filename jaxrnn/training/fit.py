@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
-from jaxrnn.training.processes import any_of_all
+from jaxrnn.training.processes import largest_of_all
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
 
 Log = Callable[[dict[str, Any]], None]
@@ -175,7 +175,7 @@ def _told_to_stop(stop: Callable[[], bool], together: bool) -> bool:
     """Returns whether to stop; of several processes, whether any of them is to, and only where all ask `together`."""
     if jax.process_count() == 1:
         return stop()
-    return together and any_of_all(stop())
+    return together and largest_of_all(stop()) > 0
 
 
 def _fetch(metrics: list[dict[str, Any]], last: int) -> list[dict[str, float]]:

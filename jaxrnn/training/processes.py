@@ -37,8 +37,8 @@ def on_first(act: Callable[[], int]) -> int:
     return int(number)
 
 
-def any_of_all(told: bool) -> bool:
-    """Returns whether any of the processes was told something; all of them ask together."""
+def largest_of_all(number: int) -> int:
+    """Returns the largest of the numbers of all processes, which ask together."""
     if jax.process_count() == 1:
-        return told
-    return bool(multihost_utils.process_allgather(np.array(told)).any())
+        return number
+    return int(multihost_utils.process_allgather(np.int32(number)).max())

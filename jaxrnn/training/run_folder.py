@@ -156,7 +156,7 @@ class Run:
     def restore_best(self, like: Any) -> Any:
         """Reads the train state with the least validation loss; `like` is as for `restore_latest`.
 
-        Where it is damaged, the last one is taken, and a line of the log says so.
+        Where it is damaged, the next best is taken, and a line of the log says so.
 
         Raises:
             ValueError: there is none yet, or all are damaged.

@@ -29,11 +29,6 @@ class Stop:
         """Returns whether a signal has come."""
         return self.signal is not None
 
-    @property
-    def exit_code(self) -> int:
-        """Returns what a shell expects of a process that a signal ended; as of Ctrl-C where none came to this one."""
-        return 128 + (signal.SIGINT if self.signal is None else self.signal)
-
 
 @contextlib.contextmanager
 def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
@@ -50,7 +45,7 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     >>> with stop_on_signals() as stop:
     ...     before = stop()
     ...     signal.raise_signal(signal.SIGTERM)
-    >>> before, stop(), stop.exit_code
+    >>> before, stop(), 128 + stop.signal  # as a shell counts it
     (False, True, 143)
     """
     stop = Stop()
