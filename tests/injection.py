@@ -9,9 +9,11 @@ import pathlib
 import shutil
 import signal
 import sys
+import tempfile
 
 import jax
 import numpy as np
+import orbax.checkpoint  # noqa: F401  # for processes that are forked from one that has imported this file
 
 from jaxrnn.training import experiment, run_folder
 from jaxrnn.training.checkpoints import Checkpoints
@@ -209,8 +211,17 @@ def _best_of(metrics):
     return min(losses, default=(0, 0))[1]
 
 
-def train_in_a_child(folder, data, kind, at=None):
-    """Goes on with a run, in a process of its own that is killed at an operation, or from outside."""
+def train_in_a_child(folder, data, kind, ready, at=None):
+    """Goes on with a run, in a process of its own that is killed at an operation, or from outside once it is ready.
+
+    It has compiled everything by then, so that what is killed is the training and its saves.
+    """
+    jax.config.update("jax_num_cpu_devices", 4)  # as in the tests: bits depend on it
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).parent / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     run = TinyRun(data, kind)
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as elsewhere:
+        run.learn(pathlib.Path(elsewhere) / "run")
+    ready.set()
     with Killer().armed(at, really=True):
         run.go_on(pathlib.Path(folder))
