@@ -22,7 +22,7 @@ from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings
 
 SMALL = {"hidden": 8, "batch": 2, "chunk": 8, "steps": 30, "every": 7, "warmup": 4}
-TEXT = "she sells sea shells by the sea shore; " * 20
+TEXT = "she sells sea shells by the sea shore\n" * 20
 # What a run may be like: its settings, whether validation goes up and down, and where it is asked to stop.
 KINDS = {
     "falling": ({}, False, ()),

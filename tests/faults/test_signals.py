@@ -29,10 +29,18 @@ def start(arguments, **options):
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
-def wait_for_steps(folder, process):
-    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+def size(folder):
+    file = folder / "metrics.jsonl"
+    return file.stat().st_size if file.exists() else 0
+
+
+def start_and_wait_for_steps(arguments, folder, **options):
+    """Starts the command, and returns it when it has written a line of metrics."""
+    before, process = size(folder), start(arguments, **options)
+    while size(folder) <= before:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
+    return process
 
 
 def check_stopped(process, folder, number, table):
@@ -58,8 +66,7 @@ def check_stopped(process, folder, number, table):
 )
 def test_a_signal_ends_a_run_saved_with_its_code(data, tmp_path, table, number):
     folder = tmp_path / "run"
-    process = start(command(data, folder, "--resume=auto"))
-    wait_for_steps(folder, process)
+    process = start_and_wait_for_steps(command(data, folder, "--resume=auto"), folder)
     check_stopped(process, folder, number, table)
 
 
@@ -68,8 +75,7 @@ def test_a_run_that_was_stopped_twice_ends_as_one_that_was_not(data, tmp_path, t
     folder, steps = tmp_path / "run", 12_000
     straight = start(command(data, tmp_path / "straight", steps=steps))
     for number in (signal.SIGTERM, signal.SIGHUP):
-        process = start(command(data, folder, "--resume=auto", steps=steps))
-        wait_for_steps(folder, process)
+        process = start_and_wait_for_steps(command(data, folder, "--resume=auto", steps=steps), folder)
         check_stopped(process, folder, number, table)
     process = start(command(data, folder, "--resume=auto", steps=steps))
     for each in (process, straight):
@@ -85,8 +91,8 @@ def test_a_run_that_was_stopped_twice_ends_as_one_that_was_not(data, tmp_path, t
 @pytest.mark.slow
 def test_what_is_ignored_stays_so(data, tmp_path):
     """`nohup` ignores SIGHUP, and a shell Ctrl-C for what runs in the background."""
-    process = start(command(data, tmp_path / "run"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
-    wait_for_steps(tmp_path / "run", process)
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start_and_wait_for_steps(command(data, tmp_path / "run"), tmp_path / "run", preexec_fn=ignore)
     process.send_signal(signal.SIGHUP)
     time.sleep(1)
     assert process.poll() is None
@@ -124,7 +130,9 @@ def test_a_terminal_that_closes_ends_a_run_saved(data, tmp_path, table):
     os.close(slave)
     thread = threading.Thread(target=drain, args=(master,), daemon=True)  # as a full terminal would stop the writer
     thread.start()
-    wait_for_steps(folder, process)
+    while not size(folder):
+        assert process.poll() is None
+        time.sleep(0.05)
     os.close(master)
     assert process.wait(timeout=60) == 129
     assert len(list((folder / "checkpoints").iterdir())) >= 1
