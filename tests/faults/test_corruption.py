@@ -135,11 +135,7 @@ def test_a_damaged_last_checkpoint_is_told_in_a_line_and_the_one_before_taken(st
 def test_a_damaged_best_is_told_and_not_read(stopped, place, caplog):
     run, folder = stopped
     shutil.copytree(folder, place)
-    losses = sorted(
-        (row["validation_loss"], row["step"]) for row in Run.open(folder).metrics() if "validation_loss" in row
-    )
-    (_, best), *others = losses
-    second = next(step for _, step in others if (folder / f"checkpoints/{step}").exists())
+    best, second = 14, 21
     shutil.rmtree(place / f"checkpoints/{best}/state/d")
     reader = Run.open(place)
     assert int(reader.restore_best(run.like).step) == second
