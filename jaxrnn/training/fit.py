@@ -1,24 +1,21 @@
-"""The training loop: steps, metrics, validations and saves, to the end or to Ctrl-C; and the error on some batches."""
+"""The training loop: steps, metrics, validations and saves, until it is told to stop; and the error on some batches."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
+from jaxrnn.training.processes import largest_of_all
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
 
 Log = Callable[[dict[str, Any]], None]
@@ -75,6 +72,20 @@ def _sum_errors(
     return (jnp.sum(errors, where=there), jnp.sum(wrong & there), jnp.sum(there)), final
 
 
+class Progress(NamedTuple):
+    """Holds what `fit` decides by besides the train state, so that a training that was stopped goes on exactly.
+
+    All of it is numbers that JSON keeps to the bit.
+    """
+
+    pending: tuple[dict[str, float], ...] = ()  # the metrics of the steps since the last log
+    best: float = math.inf  # the least validation loss so far
+    waited: int = 0  # validations since then
+
+
+BEGINNING = Progress()
+
+
 class Outcome(NamedTuple):
     """Says how `fit` ended."""
 
@@ -94,12 +105,18 @@ def fit(
     log_every: int = 25,
     flow_every: int = 0,
     patience: int | None = None,
-    save: Callable[[TrainState], None] = lambda train: None,
+    save: Callable[[TrainState, Progress], None] = lambda train, progress: None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = BEGINNING,
     mesh: Mesh | None = None,
 ) -> Outcome:
-    """Trains from where `train` stands to `steps` steps in all. Ctrl-C ends it after the step under way, and saves.
+    """Trains from where `train` stands to `steps` steps in all, or until it is told to stop, after the step under way.
 
-    Several processes may train together, on one mesh; Ctrl-C at one of them ends all, when metrics are logged next.
+    With what `save` was given last, train state and progress, it goes on as if it had never stopped: the same steps,
+    the same logs, the same end.
+
+    Several processes may train together, on one mesh; where one of them is told to stop all do, when metrics are logged
+    or validated next.
 
     Args:
         train: from `initial_train_state`, or restored; its buffers are donated.
@@ -113,69 +130,62 @@ def fit(
         log_every: steps between calls of `log`.
         flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
         patience: stop after so many validations in a row without a smaller loss than all before (early stopping).
-        save: called after every validation and on Ctrl-C.
+        save: called after every validation and when told to stop, with all that a later call goes on from.
+        stop: asked after every step; True ends the training, saved. `jaxrnn.training.signals.stop_on_signals` makes one
+            of Ctrl-C, SIGTERM and SIGHUP, which by themselves end a step in its middle.
+        progress: where `train` stands besides, as it was saved.
         mesh: the devices that the step was made with; the train state is spread over them.
 
     Raises:
         FloatingPointError: the loss is no longer finite. What was saved last is not touched.
     """
-    pending: list[dict[str, chex.Array]] = []
-    losses: list[float] = []
+    pending: list[dict[str, Any]] = list(progress.pending)
+    best, waited, stopped = progress.best, progress.waited, False
+
+    def out_of_patience() -> bool:
+        return patience is not None and waited >= patience
+
     if mesh is not None:
         train = spread_train_state(train, mesh)
-    with _interruption() as interrupted:
-        for done in range(int(train.step) + 1, steps + 1):
-            train, metrics = step(train, batches(done - 1))
-            flow = metrics.pop("flow", None)
-            if flow is not None and flow_every and done % flow_every == 0:
-                log({"step": done, "flow": flow.tolist()})
-            pending.append(metrics)
-            if done % log_every == 0 or done == steps or _told_to_stop(interrupted, False):
-                log({"step": done, **_means(pending, done)})
-                pending = []
-            if validate is not None and (done % every == 0 or done == steps):
-                found = validate(averaged_params(train))
-                rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
-                log({"step": done, "validation_loss": found.loss} | rate)
-                losses.append(found.loss)
-            stopped = _told_to_stop(interrupted, done % log_every == 0)
-            if done % every == 0 or done == steps or stopped:
-                save(train)
-            if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
-                break
-            if stopped:
-                return Outcome(train, done < steps)
-    return Outcome(train, False)
+    for done in range(int(train.step) + 1, steps + 1):
+        if stopped or out_of_patience():
+            break
+        train, metrics = step(train, batches(done - 1))
+        flow = metrics.pop("flow", None)
+        if flow is not None and flow_every and done % flow_every == 0:
+            log({"step": done, "flow": flow.tolist()})
+        pending.append(metrics)
+        if done % log_every == 0 or done == steps:
+            log({"step": done, **_means(_fetch(pending, done))})
+            pending = []
+        due = done % every == 0 or done == steps
+        if validate is not None and due:
+            found = validate(averaged_params(train))
+            rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
+            log({"step": done, "validation_loss": found.loss} | rate)
+            best, waited = (found.loss, 0) if found.loss < best else (best, waited + 1)
+        stopped = _told_to_stop(stop, due or done % log_every == 0)
+        if due or stopped:
+            pending = _fetch(pending, done)
+            save(train, Progress(tuple(pending), best, waited))
+    return Outcome(train, stopped and done < steps and not out_of_patience())
 
 
-def _told_to_stop(interrupted: threading.Event, together: bool) -> bool:
-    """Returns whether Ctrl-C has come; of several processes, to any of them, and only where all ask `together`."""
+def _told_to_stop(stop: Callable[[], bool], together: bool) -> bool:
+    """Returns whether to stop; of several processes, whether any of them is to, and only where all ask `together`."""
     if jax.process_count() == 1:
-        return interrupted.is_set()
-    return together and bool(multihost_utils.process_allgather(np.array(interrupted.is_set())).any())
+        return stop()
+    return together and largest_of_all(stop()) > 0
 
 
-def _means(metrics: list[dict[str, chex.Array]], step: int) -> dict[str, float]:
-    means = jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *metrics)
-    if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the loss is {means['loss']} at step {step}: lower the rate, or clip more")
-    return means
+def _fetch(metrics: list[dict[str, Any]], last: int) -> list[dict[str, float]]:
+    """Returns the metrics of the steps up to the last as numbers of Python, of which no loss may be infinite or NaN."""
+    fetched = jax.tree.map(float, jax.device_get(metrics))
+    for step, row in enumerate(fetched, last + 1 - len(fetched)):
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the rate, or clip more")
+    return fetched
 
 
-@contextlib.contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turns Ctrl-C into a flag: raised in the middle of a step, it would leave donated buffers and no result."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)  # a second Ctrl-C does not wait
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    return {name: math.fsum(row[name] for row in metrics) / len(metrics) for name in metrics[0]}

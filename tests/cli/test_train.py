@@ -142,3 +142,37 @@ def test_wrong_tasks(call, arguments, message):
     result = call("train", "--out", "run", "--hidden", 8, "--batch", 4, "--length", 10, *arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def metrics_of(run):
+    rows = Run.open(run).metrics()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_one_line_begins_a_run_and_goes_on_with_it(call, trained, data, small, tmp_path):
+    line = ["train", "--data", data, "--flow", 5, *small, "--out", "run", "--resume=auto"]
+    for _ in range(2):
+        result = call(*line)
+        assert result.exit_code == 0, result.output
+        assert metrics_of(tmp_path / "run") == metrics_of(trained[0])
+    other = call(*line, "--hidden", 17, "--seed", 1)
+    assert other.exit_code == 2
+    assert "other settings: leave out --hidden, --seed" in other.output
+
+
+def test_a_run_without_a_checkpoint_begins_at_its_first_step(call, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 5, "lo')
+    result = call("train", "--resume", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert metrics_of(tmp_path / "run") == metrics_of(trained[0])
+
+
+def test_a_run_of_patience_that_has_ended_does_not_train_on(call, data, small, tmp_path):
+    patient = ["--every", 2, "--steps", 60, "--patience", 1, "--rate", 0.5, "--warmup", 0]
+    assert call("train", "--data", data, "--out", "run", *small[:6], *patient).exit_code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"step": 60,' not in before
+    assert call("train", "--resume", "--out", "run").exit_code == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
