@@ -4,7 +4,7 @@
     python scripts/speed_table.py bench/speed.csv     # takes the new rows over, then draws and writes
     python scripts/speed_table.py                     # only draws and writes
 
-The results are results/speed.csv, which bench.py measures, and results/peers.csv, which bench_peers.py measures.
+The results are results/speed.csv, peers.csv and flax.csv, which bench.py, bench_peers.py and bench_flax.py measure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = pathlib.Path(__file__).parent
-SPEED, PEERS = HERE / "results" / "speed.csv", HERE / "results" / "peers.csv"
+SPEED, PEERS, FLAX = (HERE / "results" / f"{name}.csv" for name in ("speed", "peers", "flax"))
 PICTURE, README = HERE / "pictures" / "speed.png", HERE.parent / "README.md"
 SIZES = ("T", "B", "D", "H", "V")
 NAMES = {"elman": "Elman", "gru": "GRU", "gru-before": "GRU (reset before)", "lstm": "LSTM"}
@@ -109,6 +109,23 @@ def peers_table(rows: list[Row]) -> str:
     return f"Measured on: {origins(rows)}.\n\n{table(head, body)}"
 
 
+def flax_table(rows: list[Row]) -> str:
+    """Makes the table of the drop-in for flax: its times, and its memory in that of `nnx.RNN`."""
+    head = ("flax cell and T, B, D, H, V", "nnx.RNN", "ours", "ratio", "memory", "ours / value_and_grad")
+    body = (
+        (
+            f"{row['cell']} first: {', '.join(row[size] for size in SIZES)}",
+            f"{row['nnx.RNN ms']} ms",
+            f"{row['flax.RNN ms']} ms",
+            row["nnx.RNN / flax.RNN"],
+            row["memory"],
+            row["flax.RNN / value_and_grad"],
+        )
+        for row in rows
+    )
+    return f"Measured on: {origins(rows)}.\n\n{table(head, body)}"
+
+
 def insert(text: str, name: str, content: str) -> str:
     """Puts the content between the comments `<!-- name -->` and `<!-- /name -->` of a text."""
     found = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -155,7 +172,8 @@ def main() -> None:
     PICTURE.parent.mkdir(exist_ok=True)
     picture(rows).savefig(PICTURE, dpi=100)
     text = insert(README.read_text(encoding="utf-8"), "speed", speed_table(rows))
-    README.write_text(insert(text, "peers", peers_table(read(PEERS))), encoding="utf-8")
+    text = insert(text, "peers", peers_table(read(PEERS)))
+    README.write_text(insert(text, "flax", flax_table(read(FLAX))), encoding="utf-8")
     print(f"Drawn in {PICTURE}, written into {README}")
 
 

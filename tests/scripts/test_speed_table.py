@@ -9,6 +9,8 @@ import pytest
 SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
 README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
 LARGEST_PICTURE = 80_000  # bytes
+FLAX = {"nnx.RNN ms": "3.2", "flax.RNN ms": "2.1", "nnx.RNN / flax.RNN": "1.52", "memory": "0.64"}
+FLAX["flax.RNN / value_and_grad"] = "1.18"
 PNG = b"\x89PNG"
 
 
@@ -22,15 +24,16 @@ def row(cell="elman", T="100", **columns):
 def test_the_readme_has_the_figures_of_the_kept_results(speed_table):
     made = speed_table.insert(README, "speed", speed_table.speed_table(speed_table.read(speed_table.SPEED)))
     made = speed_table.insert(made, "peers", speed_table.peers_table(speed_table.read(speed_table.PEERS)))
+    made = speed_table.insert(made, "flax", speed_table.flax_table(speed_table.read(speed_table.FLAX)))
     assert made == README, "run: python scripts/speed_table.py"
 
 
 def test_every_kept_row_says_where_and_when(speed_table):
-    kept, peers = speed_table.read(speed_table.SPEED), speed_table.read(speed_table.PEERS)
+    kept, peers, flax = map(speed_table.read, (speed_table.SPEED, speed_table.PEERS, speed_table.FLAX))
     assert len(kept) >= 14
     assert {speed_table.label(each)[:4] for each in kept} == {"Elma", "GRU ", "LSTM"}
-    assert all(each["processor"] and each["date"] for each in kept + peers)
-    assert all(each["jax"] for each in kept)
+    assert all(each["processor"] and each["date"] for each in kept + peers + flax)
+    assert all(each["jax"] for each in kept + flax)
 
 
 def test_the_readme_quotes_the_kept_results_of_long_sequences(speed_table):
@@ -63,15 +66,20 @@ def test_a_table_by_hand(speed_table):
     peers = row(processor="one core") | {"torch ms": "3-4", "flax nnx ms": ""}
     last = speed_table.peers_table([peers]).splitlines()[-1]
     assert last == "| Elman 100, 2, 3, 4, 5 | 0.417 ms | 38.25 ms | 3-4 ms | - |"
+    last = speed_table.flax_table([row("GRUCell, time") | FLAX]).splitlines()[-1]
+    assert last == "| GRUCell, time first: 100, 2, 3, 4, 5 | 3.2 ms | 2.1 ms | 1.52 | 0.64 | 1.18 |"
 
 
 def test_new_rows_take_the_place_of_old_ones(speed_table, tmp_path, monkeypatch, capsys):
-    kept, new, readme, peers = (tmp_path / name for name in ("speed.csv", "new.csv", "README.md", "peers.csv"))
+    names = ("speed.csv", "new.csv", "README.md", "peers.csv", "flax.csv")
+    kept, new, readme, peers, flax = (tmp_path / name for name in names)
     speed_table.write(kept, [row(T="7"), row(T="8"), row("lstm", T="7")])
     speed_table.write(new, [row(T="8", ratio="3.14") | {"torch ms": "2.5"}, row(T="9")])
     speed_table.write(peers, [row()])
-    readme.write_text("a\n<!-- speed -->\nold\n<!-- /speed -->\nb\n<!-- peers -->\n<!-- /peers -->\nc\n")
-    places = {"SPEED": kept, "PEERS": peers, "README": readme, "PICTURE": tmp_path / "pictures" / "speed.png"}
+    speed_table.write(flax, [row() | FLAX])
+    comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "flax"))
+    readme.write_text("a\n" + "b\n".join(comments) + "c\n")
+    places = {"SPEED": kept, "PEERS": peers, "FLAX": flax, "README": readme, "PICTURE": tmp_path / "pictures" / "speed.png"}
     for name, path in places.items():
         monkeypatch.setattr(speed_table, name, path)
     monkeypatch.setattr(sys, "argv", ["speed_table", str(new)])
@@ -87,7 +95,7 @@ def test_new_rows_take_the_place_of_old_ones(speed_table, tmp_path, monkeypatch,
     text = readme.read_text()
     assert text.startswith("a\n<!-- speed -->\nMeasured on: one core")
     assert "| Elman 8, 2, 3, 4, 5 | 0.42 ms | 38 ms | 3.14 |" in text
-    assert text.endswith("|\n<!-- /peers -->\nc\n")
+    assert text.endswith("| 0.64 | 1.18 |\n<!-- /flax -->\nc\n")
     assert places["PICTURE"].read_bytes().startswith(PNG)
     assert "Drawn in" in capsys.readouterr().out
 
