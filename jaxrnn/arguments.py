@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import numbers
+import os
 from typing import Any
 
 import jax
@@ -39,10 +42,21 @@ def check_positive(name: str, value: int) -> None:
 
 def check_scale(name: str, value: float) -> None:
     """Raises unless `value` is a finite number, zero or greater."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    _check_number(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def check_above_zero(name: str, value: float) -> None:
+    """Raises unless `value` is a finite number above zero."""
+    _check_number(name, value)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
 def check_rate(name: str, value: float) -> None:
@@ -53,14 +67,56 @@ def check_rate(name: str, value: float) -> None:
 
 
 def check_float(name: str, value: DTypeLike) -> jnp.dtype:
-    """Returns the dtype; raises unless it is one of floating numbers."""
+    """Returns the dtype; raises unless it is one of floating numbers, of 16 bits at least."""
     try:
         dtype = jnp.dtype(value)
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating, got {dtype}")
+    if not _is_float(dtype):
+        raise TypeError(f"{name} must be floating, of 16 bits at least, got {dtype}")
     return dtype
+
+
+def _is_float(dtype: jnp.dtype) -> bool:
+    """Tells whether a dtype is one to compute in: smaller floats are for storage, and JAX promotes them to nothing."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize > 1
+
+
+def check_key(name: str, value: object) -> None:
+    """Raises unless `value` is one key of `jax.random`, new or old style."""
+    is_array = isinstance(value, (jax.Array, np.ndarray))
+    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if not (typed or (is_array and value.dtype == np.uint32)):
+        came = f"an array of {value.dtype}" if is_array else f"{value!r} ({type(value).__name__})"
+        raise TypeError(f"{name} must be a key such as jax.random.key(0), got {came}")
+    if value.ndim != (0 if typed else 1):
+        raise ValueError(f"{name} must be one key, got an array of them, {value.shape}; jax.vmap takes several")
+
+
+def check_memory(name: str, size: int) -> None:
+    """Raises where so many bytes are more than the machine's memory; where that is not known it takes all."""
+    memory = _memory()
+    if memory is not None and size > memory:
+        raise ValueError(
+            f"{name} would take {in_bytes(size)} at least, and this machine has {in_bytes(memory)} of memory"
+        )
+
+
+def in_bytes(size: float) -> str:
+    """Writes a number of bytes as people read it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.0f} TB"
+
+
+@functools.cache
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not everywhere can one ask
+        return None
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -86,10 +142,12 @@ def as_array(name: str, value: ArrayTree) -> Array:
     """Returns the value as an array of numbers; raises where it is none."""
     try:
         array = jnp.asarray(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be an array, got {type(value).__name__} that cannot be made one") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be floats or integers, got dtype {array.dtype}")
+    if jnp.issubdtype(array.dtype, jnp.floating) and not _is_float(array.dtype):
+        raise TypeError(f"{name} must be floats of 16 bits at least, or integers, got dtype {array.dtype}: cast it")
     return array
 
 
@@ -137,7 +195,7 @@ def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> 
             raise TypeError(f"{place} must be an array, got {type(leaf).__name__}; {cause}")
         if tuple(leaf.shape) != tuple(want.shape):
             raise ValueError(f"{place} must have shape {tuple(want.shape)}, got {tuple(leaf.shape)}; {cause}")
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not _is_float(leaf.dtype):
             raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
 
 

@@ -13,6 +13,7 @@ from rich.text import Text
 import jaxrnn
 from jaxrnn.cli.group import console, option
 from jaxrnn.gradients import check as checking
+from jaxrnn.training import memory
 from jaxrnn.training.devices import make_mesh
 
 OBJECTIVES = {
@@ -54,6 +55,7 @@ def check(
     the dtype is float32, the bound, the error of the directional derivatives against central differences, and in
     float64 that against RTRL, a gradient forward in time, for one layer. Exit code 1 if anything is over its bound.
     """
+    memory.check(memory.Sizes("elman", inputs, hidden, outputs, layers, options["steps"], options["batch"]), copies=4)
     sizes = [inputs] + [hidden] * layers
     cells = tuple(jaxrnn.Elman(D, H, activation, bias) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs, bias), OBJECTIVES[objective])

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxrnn.cli import machine
-from jaxrnn.cli.group import PATH, console
+from jaxrnn.cli.group import PATH, console, open_run
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
@@ -63,7 +63,8 @@ def train(
 
     At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
     sample of text, a piano roll, examples. All of it stays in the folder of the run. Ctrl-C saves, and --resume goes on
-    from there, bit for bit on the same devices, and to rounding on others.
+    from there, bit for bit on the same devices, and to rounding on others. Where a loss or a gradient is not finite it
+    ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
 
     Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
     large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, gru and lstm, is
@@ -101,7 +102,7 @@ def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) ->
         raise ValueError("--resume and --overwrite exclude each other")
     if given:
         raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(map(_flag, given))}")
-    run = Run.open(out)
+    run = open_run(out)
     return run, experiment.reopen(run)
 
 
@@ -131,6 +132,8 @@ def _bar(now: experiment.Experiment, done: int) -> Iterator[Log]:
         def show(metrics: dict[str, Any]) -> None:
             """Moves the bar for a training metric; prints a line for a validation."""
             step, elapsed = metrics["step"], time.perf_counter() - start
+            if "skipped" in metrics:
+                bar.console.print(f"step {step:>6}  {metrics['skipped']} skipped, whose gradient was not finite")
             if "loss" in metrics:
                 speed = f"{(step - done) / elapsed:,.1f} steps/s"
                 bar.update(shown, completed=step, figures=f"{_in_words(now.task, metrics['loss'])}  {speed}")

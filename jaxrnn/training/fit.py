@@ -8,18 +8,22 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from jaxrnn.arguments import check_choice
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
+
+MOST_SKIPPED = 25  # steps in a row whose gradient was not finite
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -82,6 +86,18 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
+class NotFiniteError(FloatingPointError):
+    """Says that a loss or a gradient is not finite.
+
+    Fields:
+        step: the first such step, counted from 1.
+    """
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 def fit(
     train: TrainState,
     step: Step,
@@ -94,6 +110,7 @@ def fit(
     log_every: int = 25,
     flow_every: int = 0,
     patience: int | None = None,
+    on_nan: Literal["stop", "skip"] = "stop",
     save: Callable[[TrainState], None] = lambda train: None,
     mesh: Mesh | None = None,
 ) -> Outcome:
@@ -113,12 +130,18 @@ def fit(
         log_every: steps between calls of `log`.
         flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
         patience: stop after so many validations in a row without a smaller loss than all before (early stopping).
+        on_nan: "stop" where a loss or a gradient is not finite, which is looked for before every log, validation and
+            save; or "skip", with a step and an optimizer made for it: `log` then gets means over the others, and how
+            many were "skipped", and it stops after more than 25 of them in a row.
         save: called after every validation and on Ctrl-C.
         mesh: the devices that the step was made with; the train state is spread over them.
 
     Raises:
-        FloatingPointError: the loss is no longer finite. What was saved last is not touched.
+        NotFiniteError: a loss or a gradient is not finite, see `on_nan`. What was saved last is not touched.
+        FloatingPointError: the validation loss is not finite.
     """
+    check_choice("on_nan", on_nan, ("stop", "skip"))
+    check = {"stop": _check_finite, "skip": _check_skipped}[on_nan]
     pending: list[dict[str, chex.Array]] = []
     losses: list[float] = []
     if mesh is not None:
@@ -130,16 +153,22 @@ def fit(
             if flow is not None and flow_every and done % flow_every == 0:
                 log({"step": done, "flow": flow.tolist()})
             pending.append(metrics)
-            if done % log_every == 0 or done == steps or _told_to_stop(interrupted, False):
-                log({"step": done, **_means(pending, done)})
+            logs = done % log_every == 0 or done == steps or _told_to_stop(interrupted, False)
+            if logs or done % every == 0:
+                check(train, pending)
+            if logs:
+                log({"step": done, **_means(pending)})
                 pending = []
             if validate is not None and (done % every == 0 or done == steps):
                 found = validate(averaged_params(train))
+                if not math.isfinite(found.loss):
+                    raise FloatingPointError(f"the validation loss is {found.loss} at step {done}: lower the rate")
                 rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
                 log({"step": done, "validation_loss": found.loss} | rate)
                 losses.append(found.loss)
             stopped = _told_to_stop(interrupted, done % log_every == 0)
             if done % every == 0 or done == steps or stopped:
+                check(train, pending)
                 save(train)
             if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
                 break
@@ -155,11 +184,32 @@ def _told_to_stop(interrupted: threading.Event, together: bool) -> bool:
     return together and bool(multihost_utils.process_allgather(np.array(interrupted.is_set())).any())
 
 
-def _means(metrics: list[dict[str, chex.Array]], step: int) -> dict[str, float]:
-    means = jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *metrics)
-    if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the loss is {means['loss']} at step {step}: lower the rate, or clip more")
-    return means
+def _check_finite(train: TrainState, metrics: list[dict[str, chex.Array]]) -> None:
+    """Raises where the metrics of the last steps, up to that of the train state, are not all finite."""
+    for i, of_step in enumerate(jax.device_get(metrics)):
+        if not _is_finite(of_step):
+            step, loss = int(train.step) + i + 1 - len(metrics), of_step["loss"]
+            what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
+
+
+def _check_skipped(train: TrainState, metrics: list[dict[str, chex.Array]]) -> None:
+    """Raises where an optimizer that skips steps has skipped too many in a row."""
+    count = int(optax.tree_utils.tree_get(train.optimizer_state, "notfinite_count", 0))
+    if count > MOST_SKIPPED:
+        step = int(train.step) + 1 - count
+        raise NotFiniteError(step, f"no gradient is finite any more from step {step} on, {count} were skipped")
+
+
+def _means(metrics: list[dict[str, chex.Array]]) -> dict[str, float]:
+    """Returns the means of the metrics of the steps that were finite, and how many were not, if any."""
+    finite = [of_step for of_step in jax.device_get(metrics) if _is_finite(of_step)]
+    skipped = {"skipped": len(metrics) - len(finite)} if len(finite) < len(metrics) else {}
+    return skipped | jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *finite or [{}])
+
+
+def _is_finite(metrics: dict[str, chex.Array]) -> bool:
+    return all(math.isfinite(value) for value in metrics.values())
 
 
 @contextlib.contextmanager

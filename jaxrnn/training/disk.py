@@ -1,0 +1,54 @@
+"""A full disk, told in a line that says how much room is missing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import chex
+
+from jaxrnn.arguments import in_bytes
+from jaxrnn.layer.memory import nbytes
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What libraries of other languages write of these, of which no number is left.
+WORDS = ("ENOSPC", "EDQUOT", "EFBIG", "No space left", "Disk quota exceeded", "File too large", "file size limit")
+
+
+@contextlib.contextmanager
+def told_when_full(folder: pathlib.Path, tree: chex.ArrayTree) -> Iterator[None]:
+    """Raises an OSError that says how much is missing where a pytree, saved within, finds no room in a folder."""
+    free = shutil.disk_usage(folder).free
+    try:
+        yield
+    except Exception as error:  # of many kinds, and a hundred lines long
+        if not is_full(error):
+            raise
+        size = nbytes(tree)
+        missing = f"{in_bytes(free)} are free, {in_bytes(size - free)} are missing" if free < size else _limit()
+        words = f"no room for a checkpoint of {in_bytes(size)}: {missing}; the one before stands. Then --resume"
+        raise OSError(errno.ENOSPC, words, str(folder)) from error
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Tells whether an error, or one that it came of, is that of a disk, a quota or a file that is full."""
+    if error is None:
+        return False
+    found = isinstance(error, OSError) and error.errno in FULL
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    causes = (error.__cause__, error.__context__, *inner)
+    return found or any(word in str(error) for word in WORDS) or any(map(is_full, causes))
+
+
+def _limit() -> str:
+    """Returns what limits the size of a file, in words."""
+    with contextlib.suppress(ImportError):  # elsewhere there is no such limit
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        if limit != resource.RLIM_INFINITY:
+            return f"a file may have {in_bytes(limit)} at most (ulimit -f)"
+    return "a quota, or another process, leaves none"
