@@ -82,7 +82,7 @@ def _is_float(dtype: jnp.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize > 1
 
 
-def check_key(name: str, value: object) -> None:
+def check_key(name: str, value: Any) -> None:
     """Raises unless `value` is one key of `jax.random`, new or old style."""
     is_array = isinstance(value, (jax.Array, np.ndarray))
     typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)

@@ -4,7 +4,7 @@
     python scripts/soak.py --minutes 600 --cell lstm --hidden 256
     python scripts/soak.py --quick             # some seconds
 
-One run of `jaxrnn train` goes on in this process: steps, validations, checkpoints, metrics and the gradient flow, all in
+A run as of `jaxrnn train` goes on in this process: steps, validations, checkpoints, metrics, the gradient flow, all in
 a folder that is deleted at the end. Every interval prints a row. The first ones compile and fill caches; after a third
 of the rows nothing may be compiled any more, and memory may grow by so many MB at most: else it ends with exit code 1.
 """
@@ -89,8 +89,8 @@ def verdict(rows: list[Row], allowed: float) -> str | None:
     settled, last = rows[len(rows) // 3], rows[-1]
     if (more := last.compilations - settled.compilations) > 0:
         return f"{more} compilations after step {settled.step:,}"
-    if (more := last.megabytes - settled.megabytes) > allowed:
-        return f"{more:.0f} MB more after {last.step - settled.step:,} steps, {allowed:.0f} MB are allowed"
+    if (grown := last.megabytes - settled.megabytes) > allowed:
+        return f"{grown:.0f} MB more after {last.step - settled.step:,} steps, {allowed:.0f} MB are allowed"
     return None
 
 

@@ -69,11 +69,6 @@ INPUTS = {
         TypeError,
         "inputs must be floats of 16 bits .* float8_e4m3fn",
     ),
-    "float8 to compute in": (
-        {"compute_dtype": jnp.float8_e5m2},
-        TypeError,
-        "compute_dtype must be floating, of 16 bits",
-    ),
     "a number too large": ({"inputs": 10**30}, TypeError, "inputs must be an array, got int"),
     "bools": ({"inputs": tokens > 0}, TypeError, "inputs must be floats .* got dtype bool"),
     "complex": ({"inputs": floats.astype(complex)}, TypeError, "inputs must be floats .* got dtype complex"),
@@ -94,6 +89,7 @@ UNROLL = INPUTS | {
     "state of another cell": ({"state": np.zeros((B, 9))}, ValueError, "state must have shape"),
     "state of integers": ({"state": np.zeros((B, H), int)}, TypeError, "state must be floating"),
     "state of a network": ({"state": (state,)}, TypeError, "state must have the structure"),
+    "float8 to compute in": ({"compute_dtype": jnp.float8_e5m2}, TypeError, "compute_dtype must be floating, of 16"),
     "gradient": ({"gradient": "rtrl"}, ValueError, "gradient must be one of 'bptt', 'autodiff'"),
 }
 LOSS = INPUTS | {
@@ -104,14 +100,14 @@ LOSS = INPUTS | {
     "bool targets": ({"targets": labels > 0}, TypeError, "targets must be integer labels or float"),
     "label too large": ({"targets": labels + V}, ValueError, r"targets must lie in 0 \.\. 4, got values from 5"),
     "label negative": ({"targets": labels - 1}, ValueError, r"targets must lie in 0 \.\. 4, got values from -1"),
-    "probabilities of no sum": ({"targets": numbers}, ValueError, "targets of probabilities must sum to one .* sums from 5"),
-    "negative probabilities": ({"targets": numbers - 1.5}, ValueError, "targets must lie in 0 .. 1, got values from -0.5"),
-    "NaN for a probability": ({"targets": numbers * np.nan}, ValueError, "targets must lie in 0 .. 1, got values from nan"),
+    "probabilities of any sum": ({"targets": numbers}, ValueError, "probabilities must sum to one .* from 5"),
+    "negative probabilities": ({"targets": numbers - 1.5}, ValueError, "targets must be labels or prob.* from -0.5"),
+    "NaN for a probability": ({"targets": numbers * np.nan}, ValueError, "targets must be labels or prob.* from nan"),
     "numbers for probabilities": (
         {"objective": jaxrnn.sigmoid_cross_entropy, "targets": numbers * 3}, ValueError, "targets must lie in 0 .. 1",
     ),
     "float8 targets": (
-        {"objective": squared_error, "targets": numbers.astype(jnp.float8_e5m2)}, TypeError, "targets must be floats of 16",
+        {"objective": squared_error, "targets": numbers.astype(jnp.float8_e5m2)}, TypeError, "targets must be floats",
     ),
     "float8 weights": ({"weights": np.ones((T, B), jnp.float8_e4m3fn)}, TypeError, "weights must be floats of 16"),
     "a number for a key": ({"key": 3}, TypeError, r"key must be a key such as jax.random.key\(0\), got 3"),

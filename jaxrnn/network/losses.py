@@ -152,7 +152,7 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
     1.3862943649291992
     """
     _check_same_shape(outputs, targets)
-    _check_probabilities(targets, "is this a number for jaxrnn.squared_error?")
+    _check_probabilities(targets)
     return jnp.sum(jax.nn.softplus(outputs) - targets * outputs, -1)
 
 
@@ -208,23 +208,30 @@ def _check_labels_or_probabilities(outputs: Array, targets: Array) -> None:
         _check_distributions(targets)
 
 
-def _check_probabilities(targets: Array, cause: str) -> None:
+def _check_probabilities(targets: Array) -> None:
     """Raises where a value lies outside 0 .. 1. Traced values cannot be read."""
     if not is_concrete(targets) or targets.size == 0:
         return
     values = np.asarray(targets).astype(np.float32)
     if not np.all((values >= 0) & (values <= 1 + SLACK)):
-        raise ValueError(f"targets must lie in 0 .. 1, got values from {values.min()} to {values.max()}; {cause}")
+        raise ValueError(
+            f"targets must lie in 0 .. 1, got values from {values.min()} to {values.max()}; "
+            f"other numbers are for jaxrnn.squared_error"
+        )
 
 
 def _check_distributions(targets: Array) -> None:
     """Raises where probabilities do not sum to one, nor are all zero. Traced values cannot be read."""
     if not is_concrete(targets) or targets.size == 0:
         return
-    _check_probabilities(targets, "a softmax takes probabilities, not scores")
-    sums = np.asarray(targets).astype(np.float32).sum(-1)
-    wrong = (sums != 0) & (np.abs(sums - 1) > SLACK)
-    if wrong.any():
+    values = np.asarray(targets).astype(np.float32)
+    sums = values.sum(-1)
+    if not np.all(values >= 0):
+        raise ValueError(
+            f"targets must be labels or probabilities, got values from {values.min()} to {values.max()}; "
+            f"a softmax is held against neither scores nor logarithms"
+        )
+    if np.any((sums != 0) & (np.abs(sums - 1) > SLACK)):
         raise ValueError(
             f"targets of probabilities must sum to one over the outputs, got sums from {sums.min()} to {sums.max()}; "
             f"several answers at once are for jaxrnn.sigmoid_cross_entropy, and a step that counts more for weights"

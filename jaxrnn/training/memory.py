@@ -1,4 +1,4 @@
-"""What training a network takes at least, from its sizes alone: what no machine has is refused before it is asked for."""
+"""What a network takes at least, from its sizes alone, so that what no machine has is refused before it is made."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def find_origin(net: Network, arguments: GradientArguments) -> Origin | None:
 def keep_batch(folder: pathlib.Path, batch: Sequences, step: int) -> None:
     """Writes a batch and the number of its step into `not_finite.npz`, arrays by the names of `Sequences`."""
     arrays = {name: np.asarray(leaf) for name, leaf in batch._asdict().items() if leaf is not None}
-    np.savez(folder / BATCH, step=step, **arrays)
+    np.savez(folder / BATCH, allow_pickle=False, step=np.array(step), **arrays)
 
 
 def _forward(net: Network, arguments: GradientArguments) -> Iterator[tuple[str, str, Any, int]]:

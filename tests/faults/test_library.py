@@ -81,7 +81,8 @@ def arrays(draw):
 ANYTHING = st.one_of(
     arrays(),
     st.none() | st.booleans() | st.integers(-3, 5) | st.floats() | st.text(max_size=4),
-    st.sampled_from([10**20, -(2**63), 1j, b"x", object(), {}, (), [], [1.0, [2.0]], {1}, jnp.tanh, jnp.int32, jnp.float8_e5m2]),
+    st.sampled_from([10**20, -(2**63), 1j, b"x", object(), {}, (), [], [1.0, [2.0]], {1}, jnp.tanh, jnp.int32]),
+    st.sampled_from([jnp.float8_e5m2]),
     st.sampled_from([CELL, NET, READOUT, KEY, jax.random.split(KEY), jax.random.key_data(KEY), STATE, STATE[:1]]),
 )  # fmt: skip
 
@@ -91,12 +92,12 @@ def tell(name, arguments):
     function, _ = CALLS[name]
     try:
         jax.block_until_ready(function(**arguments))
-    except (ValueError, TypeError) as error:
-        assert any(argument in str(error) for argument in arguments), f"{name} {arguments}: {error!r} names none"
-        return type(error).__name__
+        return "taken"
     except Exception as error:
-        raise AssertionError(f"{name} {arguments} ended in {error!r}") from error
-    return "taken"
+        ended = error
+    assert isinstance(ended, (ValueError, TypeError)), f"{name} {arguments} ended in {ended!r}"
+    assert any(argument in str(ended) for argument in arguments), f"{name} {arguments}: {ended!r} names none"
+    return type(ended).__name__
 
 
 def fuzz(count, seed):

@@ -1,4 +1,4 @@
-"""A loss that is not finite: where that began is found, the batch is kept, the last checkpoint stands, or steps skip."""
+"""A loss that is not finite: where it began is found, the batch is kept, the last checkpoint stands; or steps skip."""
 
 import dataclasses
 
@@ -27,11 +27,17 @@ def arguments(problem, **changes):
 def large(problem, layer=None):
     """Returns parameters of which the first weights of a layer, or of the readout, are as large as float32 holds."""
     params = problem.params(jnp.float32)
-    if layer is None:
+    if layer is None:  # all units as large as they get, so that their sum is too
+        params = jax.tree.map(lambda leaf: jnp.full_like(leaf, 10) if leaf.ndim == 1 else leaf, params)
         return params._replace(readout=params.readout._replace(V=jnp.full_like(params.readout.V, 3e38)))
     layers = list(params.layers)
     layers[layer] = layers[layer]._replace(U=jnp.full_like(layers[layer].U, 3e38))
     return params._replace(layers=tuple(layers))
+
+
+def without_a_number(problem):
+    params = problem.params(jnp.float32)
+    return params._replace(readout=params.readout._replace(c=params.readout.c.at[1].set(jnp.nan)))
 
 
 def relu(inputs, hidden):
@@ -41,9 +47,9 @@ def relu(inputs, hidden):
 PLAIN = Problem(relu, depth=2, T=T, batch=(B,), objective="squared")
 inputs = PLAIN.arguments(jnp.float32).inputs
 FOUND = {
-    "parameters": (PLAIN, {"params": PLAIN.params(jnp.float32)._replace(readout=PLAIN.params(jnp.float32).readout._replace(
-        c=jnp.full(PLAIN.V, jnp.nan)))}, "parameters", "the parameters", (None, None)),
-    "inputs": (PLAIN, {"inputs": inputs.at[4, 2, 1].set(jnp.inf).at[6, 0].set(jnp.nan)}, "inputs", "the inputs", (4, 2)),
+    "parameters": (PLAIN, {"params": without_a_number(PLAIN)}, "parameters", "the parameters", (None, None)),
+    "inputs": (PLAIN, {"inputs": inputs.at[4, 2, 1].set(jnp.inf).at[6, 0].set(jnp.nan)}, "inputs", "the inputs",
+               (4, 2)),
     "states below": (PLAIN, {"inputs": jnp.abs(inputs).at[:2].set(0) + 1e-3, "params": large(PLAIN, 0)}, "states",
                      "the states of layer 0", None),
     "states above": (PLAIN, {"params": large(PLAIN, 1)}, "states", "the states of layer 1", None),
@@ -172,7 +178,7 @@ def test_skipping_has_an_end():
 
 
 @pytest.mark.parametrize("every", [5, 100])
-def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, every):
+def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, monkeypatch, every):
     """Both from a checkpoint on, and from the beginning; the reference is the state of the run itself."""
     settings = Settings(task="adding", length=10, hidden=4, batch=2, steps=40, every=every, activation="relu", warmup=0)
     now = experiment.build(settings)
@@ -191,8 +197,8 @@ def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, every):
         seen["params"] = jax.device_get(given.params)
         return find(net, given)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(FloatingPointError) as caught:
-        patch.setattr(not_finite, "find_origin", watched)
+    monkeypatch.setattr(not_finite, "find_origin", watched)
+    with pytest.raises(FloatingPointError) as caught:
         now.train(run, now.initial_state())
     told = str(caught.value).splitlines()
     assert "not finite at step 13: the inputs went first, at t = 3 of sequence 1" in told[0]
