@@ -13,24 +13,27 @@ import chex
 from jaxrnn.arguments import in_bytes
 from jaxrnn.layer.memory import nbytes
 
+BESIDES = 2**16  # bytes that a checkpoint takes besides its arrays
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries of other languages write of these, of which no number is left.
 WORDS = ("ENOSPC", "EDQUOT", "EFBIG", "No space left", "Disk quota exceeded", "File too large", "file size limit")
 
 
 @contextlib.contextmanager
-def told_when_full(folder: pathlib.Path, tree: chex.ArrayTree) -> Iterator[None]:
-    """Raises an OSError that says how much is missing where a pytree, saved within, finds no room in a folder."""
-    free = shutil.disk_usage(folder).free
+def room_for(tree: chex.ArrayTree, folder: pathlib.Path) -> Iterator[None]:
+    """Raises an OSError that says how much is missing where a pytree, saved within, finds no room in a folder.
+
+    It is looked for before anything is written, which would take what room there is and leave half a checkpoint.
+    """
+    size, free = nbytes(tree) + BESIDES, shutil.disk_usage(folder).free
+    if free < size:
+        raise _no_room(folder, size, f"{in_bytes(free)} are free, {in_bytes(size - free)} are missing")
     try:
         yield
     except Exception as error:  # of many kinds, and a hundred lines long
         if not is_full(error):
             raise
-        size = nbytes(tree)
-        missing = f"{in_bytes(free)} are free, {in_bytes(size - free)} are missing" if free < size else _limit()
-        words = f"no room for a checkpoint of {in_bytes(size)}: {missing}; the one before stands. Then --resume"
-        raise OSError(errno.ENOSPC, words, str(folder)) from error
+        raise _no_room(folder, size, _limit() or f"{in_bytes(free)} were free; is there a quota?") from error
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -43,12 +46,17 @@ def is_full(error: BaseException | None) -> bool:
     return found or any(word in str(error) for word in WORDS) or any(map(is_full, causes))
 
 
-def _limit() -> str:
-    """Returns what limits the size of a file, in words."""
+def _no_room(folder: pathlib.Path, size: int, why: str) -> OSError:
+    words = f"no room for a checkpoint of {in_bytes(size)}: {why}; the one before stands, for --resume"
+    return OSError(errno.ENOSPC, words, str(folder))
+
+
+def _limit() -> str | None:
+    """Returns what limits the size of a file in this process, in words; None where nothing does."""
     with contextlib.suppress(ImportError):  # elsewhere there is no such limit
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
         if limit != resource.RLIM_INFINITY:
             return f"a file may have {in_bytes(limit)} at most (ulimit -f)"
-    return "a quota, or another process, leaves none"
+    return None

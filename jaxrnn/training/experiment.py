@@ -91,7 +91,7 @@ class Experiment(NamedTuple):
             show(metrics)
 
         def save(state: step.TrainState) -> None:
-            with disk.told_when_full(run.path, state):
+            with disk.room_for(state, run.path):
                 run.save(state, int(state.step))
 
         run.drop_metrics_after(int(state.step))
