@@ -121,7 +121,7 @@ def _memory() -> int | None:
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -144,7 +144,7 @@ def as_array(name: str, value: ArrayTree) -> Array:
         array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be an array, got {type(value).__name__} that cannot be made one") from error
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise TypeError(f"{name} must be floats or integers, got dtype {array.dtype}")
     if jnp.issubdtype(array.dtype, jnp.floating) and not _is_float(array.dtype):
         raise TypeError(f"{name} must be floats of 16 bits at least, or integers, got dtype {array.dtype}: cast it")

@@ -20,7 +20,7 @@ import numpy as np
 from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import check_range, is_concrete, is_integer
+from jaxrnn.arguments import as_array, check_range, is_concrete, is_integer
 from jaxrnn.layer.masking import blank
 from jaxrnn.network.batch import LossSteps, read
 from jaxrnn.network.readout import Readout, ReadoutParams
@@ -45,7 +45,10 @@ class Objective:
         return function
 
     def __call__(self, outputs: Array, targets: Array) -> Array:
-        """Computes E_t, [...]."""
+        """Computes E_t, [...]; raises a TypeError or ValueError where outputs are no numbers [..., V], or targets none."""
+        outputs, targets = as_array("outputs", outputs), as_array("targets", targets)
+        if outputs.ndim < 1 or outputs.shape[-1] == 0 or outputs.dtype == bool:
+            raise ValueError(f"outputs must be numbers [..., V], got {outputs.dtype} of shape {outputs.shape}")
         return self._function(outputs, targets)
 
     def __repr__(self) -> str:

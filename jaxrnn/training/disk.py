@@ -13,7 +13,7 @@ import chex
 from jaxrnn.arguments import in_bytes
 from jaxrnn.layer.memory import nbytes
 
-BESIDES = 2**16  # bytes that a checkpoint takes besides its arrays
+BESIDES = 2**17  # bytes that a checkpoint takes besides its arrays
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries of other languages write of these, of which no number is left.
 WORDS = ("ENOSPC", "EDQUOT", "EFBIG", "No space left", "Disk quota exceeded", "File too large", "file size limit")

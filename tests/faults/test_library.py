@@ -78,6 +78,26 @@ def arrays(draw):
     return jnp.asarray(array) if array.dtype.kind in "fiub" and draw(st.booleans()) else array
 
 
+@st.composite
+def nearly(draw, right):
+    """Changes what is right a little: a dtype, an axis, a sign, an entry."""
+    if isinstance(right, tuple) and right and isinstance(right[0], np.ndarray):
+        return draw(st.sampled_from([right[:1], right * 2, list(right), tuple(leaf.T for leaf in right), right[0]]))
+    if hasattr(right, "_fields"):
+        return draw(st.sampled_from([right[:-1], tuple(right), jax.tree.map(lambda leaf: leaf.astype(np.int32), right),
+                                     jax.tree.map(lambda leaf: leaf[..., None], right)]))  # fmt: skip
+    if isinstance(right, (np.ndarray, jax.Array)) and not jnp.issubdtype(right.dtype, jax.dtypes.prng_key):
+        right, dtype = np.asarray(right), draw(st.sampled_from(DTYPES))
+        changed = [right[:0], right[0], right[..., None], right[..., :1], right.T, right.swapaxes(0, -1), -1 - right * 1]
+        with np.errstate(all="ignore"):
+            cast = right.astype(jnp.dtype(dtype) if "float" in dtype else dtype)
+            changed += [cast, cast, right * np.nan, right.tolist(), right + 7]
+        return draw(st.sampled_from(changed))
+    if isinstance(right, (int, float)):
+        return draw(st.sampled_from([-right, 0, right + 1, float(right), np.float32(right), np.int64(1), str(right)]))
+    return draw(ANYTHING)
+
+
 ANYTHING = st.one_of(
     arrays(),
     st.none() | st.booleans() | st.integers(-3, 5) | st.floats() | st.text(max_size=4),
@@ -85,6 +105,11 @@ ANYTHING = st.one_of(
     st.sampled_from([jnp.float8_e5m2]),
     st.sampled_from([CELL, NET, READOUT, KEY, jax.random.split(KEY), jax.random.key_data(KEY), STATE, STATE[:1]]),
 )  # fmt: skip
+
+
+def wrong(right):
+    """Returns what to draw in the place of a right argument: mostly something close to it."""
+    return st.sampled_from([nearly(right)] * 3 + [ANYTHING]).flatmap(lambda chosen: chosen)
 
 
 def tell(name, arguments):
@@ -107,10 +132,10 @@ def fuzz(count, seed):
     @hypothesis.seed(seed)
     @hypothesis.given(st.data())
     def run(data):
-        name = data.draw(st.sampled_from(list(CALLS)))
-        right = CALLS[name][1]
+        call = data.draw(st.sampled_from(list(CALLS)))
+        right = CALLS[call][1]
         spoilt = data.draw(st.lists(st.sampled_from(list(right)), min_size=1, max_size=2, unique=True))
-        ends[tell(name, right | {argument: data.draw(ANYTHING) for argument in spoilt})] += 1
+        ends[tell(call, right | {name: data.draw(wrong(right[name])) for name in spoilt})] += 1
 
     run()
     print(f"\n{ends.total()} calls (seed {seed}): {dict(ends)}")

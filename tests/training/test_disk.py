@@ -36,7 +36,7 @@ def test_a_disk_that_is_full(halfway, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=50_000))
 
     told = halfway(fill)
-    assert "118.3 kB: 50.0 kB are free, 68.3 kB are missing; the one before stands" in told
+    assert "183.8 kB: 50.0 kB are free, 133.8 kB are missing; the one before stands" in told
 
 
 # Writes that end after the save that failed find no loop to tell.
