@@ -45,7 +45,7 @@ class Objective:
         return function
 
     def __call__(self, outputs: Array, targets: Array) -> Array:
-        """Computes E_t, [...]; raises a TypeError or ValueError where outputs are no numbers [..., V], or targets none."""
+        """Computes E_t, [...]; raises where outputs are no numbers [..., V], or targets are none."""
         outputs, targets = as_array("outputs", outputs), as_array("targets", targets)
         if outputs.ndim < 1 or outputs.shape[-1] == 0 or outputs.dtype == bool:
             raise ValueError(f"outputs must be numbers [..., V], got {outputs.dtype} of shape {outputs.shape}")

@@ -18,6 +18,7 @@ KEY = jax.random.key(0)
 CELL, READOUT = jaxrnn.Elman(D, H), jaxrnn.Readout(H, V)
 NET = jaxrnn.Network((CELL, jaxrnn.GRU(H, H)), READOUT, jaxrnn.softmax_cross_entropy)
 DROPPING = dataclasses.replace(NET, recurrent_dropout=0.5)
+ONE = jaxrnn.Network((CELL,), READOUT, jaxrnn.softmax_cross_entropy)
 
 
 def filled(initialised):
@@ -61,6 +62,17 @@ CALLS = {  # a function, and arguments that are right
     "softmax": (jaxrnn.softmax_cross_entropy, {"outputs": jnp.asarray(NUMBERS), "targets": jnp.asarray(LABELS)}),
     "sigmoid": (jaxrnn.sigmoid_cross_entropy, {"outputs": jnp.asarray(NUMBERS), "targets": jnp.asarray(NUMBERS)}),
     "adam": (adam, {"rate": 0.1, "steps": 10, "warmup": 2, "clip": 1.0, "decay": 0.0, "accumulate": 1}),
+    "plan": (jaxrnn.plan, {"net": NET, "inputs": INPUTS, "segment": 2, "recompute": "none", "truncate": None}),
+    "online": (jaxrnn.online.value_and_grad, {"net": ONE, "method": "snap1"}),
+    "deer": (
+        jaxrnn.deer,
+        {"cell": CELL, "params": filled(CELL), "inputs": INPUTS, "state": STATE[0], "damping": 0.0, "iterations": 2},
+    ),
+    "saturation": (
+        jaxrnn.flow.saturation,
+        {"net": NET, "params": filled(NET), "inputs": INPUTS, "state": STATE, "mask": FLAGS, "threshold": 0.9},
+    ),
+    "Tail": (jaxrnn.Tail, {"k": 2}),
     "Window": (jaxrnn.Window, {"k": 2}),
     "Carried": (jaxrnn.Carried, {"k": 2}),
 }
@@ -88,7 +100,15 @@ def nearly(draw, right):
                                      jax.tree.map(lambda leaf: leaf[..., None], right)]))  # fmt: skip
     if isinstance(right, (np.ndarray, jax.Array)) and not jnp.issubdtype(right.dtype, jax.dtypes.prng_key):
         right, dtype = np.asarray(right), draw(st.sampled_from(DTYPES))
-        changed = [right[:0], right[0], right[..., None], right[..., :1], right.T, right.swapaxes(0, -1), -1 - right * 1]
+        changed = [
+            right[:0],
+            right[0],
+            right[..., None],
+            right[..., :1],
+            right.T,
+            right.swapaxes(0, -1),
+            -1 - right * 1,
+        ]
         with np.errstate(all="ignore"):
             cast = right.astype(jnp.dtype(dtype) if "float" in dtype else dtype)
             changed += [cast, cast, right * np.nan, right.tolist(), right + 7]
