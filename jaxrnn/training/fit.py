@@ -141,7 +141,6 @@ def fit(
         FloatingPointError: the validation loss is not finite.
     """
     check_choice("on_nan", on_nan, ("stop", "skip"))
-    check = {"stop": _check_finite, "skip": _check_skipped}[on_nan]
     pending: list[dict[str, chex.Array]] = []
     losses: list[float] = []
     if mesh is not None:
@@ -155,9 +154,9 @@ def fit(
             pending.append(metrics)
             logs = done % log_every == 0 or done == steps or _told_to_stop(interrupted, False)
             if logs or done % every == 0:
-                check(train, pending)
+                means = _finite_means(train, pending, on_nan)
             if logs:
-                log({"step": done, **_means(pending)})
+                log({"step": done, **means})
                 pending = []
             if validate is not None and (done % every == 0 or done == steps):
                 found = validate(averaged_params(train))
@@ -168,7 +167,7 @@ def fit(
                 losses.append(found.loss)
             stopped = _told_to_stop(interrupted, done % log_every == 0)
             if done % every == 0 or done == steps or stopped:
-                check(train, pending)
+                _finite_means(train, pending, on_nan)
                 save(train)
             if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
                 break
@@ -184,32 +183,41 @@ def _told_to_stop(interrupted: threading.Event, together: bool) -> bool:
     return together and bool(multihost_utils.process_allgather(np.array(interrupted.is_set())).any())
 
 
-def _check_finite(train: TrainState, metrics: list[dict[str, chex.Array]]) -> None:
-    """Raises where the metrics of the last steps, up to that of the train state, are not all finite."""
-    for i, of_step in enumerate(jax.device_get(metrics)):
-        if not _is_finite(of_step):
-            step, loss = int(train.step) + i + 1 - len(metrics), of_step["loss"]
-            what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-            raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
+def _finite_means(
+    train: TrainState, metrics: list[dict[str, chex.Array]], on_nan: Literal["stop", "skip"]
+) -> dict[str, float]:
+    """Returns the means over the last steps, up to that of the train state, and how many were left out, if any.
+
+    Raises:
+        NotFiniteError: one is not finite, and none may be; or too many in a row are not.
+    """
+    means = _means(metrics)
+    if all(map(math.isfinite, means.values())):  # one number of each tells of all
+        return means
+    values = jax.device_get(metrics)
+    finite = [all(map(math.isfinite, of_step.values())) for of_step in values]
+    if on_nan == "skip":
+        _check_skipped(train)
+        kept = [of_step for of_step, there in zip(values, finite, strict=True) if there]
+        return {"skipped": len(values) - len(kept), **_means(kept)}
+    if all(finite):  # only their sum is not
+        return means
+    first = finite.index(False)
+    step, loss = int(train.step) + first + 1 - len(metrics), values[first]["loss"]
+    what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+    raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
 
 
-def _check_skipped(train: TrainState, metrics: list[dict[str, chex.Array]]) -> None:
+def _means(metrics: list[dict[str, chex.Array]]) -> dict[str, float]:
+    return jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *metrics or [{}])
+
+
+def _check_skipped(train: TrainState) -> None:
     """Raises where an optimizer that skips steps has skipped too many in a row."""
     count = int(optax.tree_utils.tree_get(train.optimizer_state, "notfinite_count", 0))
     if count > MOST_SKIPPED:
         step = int(train.step) + 1 - count
         raise NotFiniteError(step, f"no gradient is finite any more from step {step} on, {count} were skipped")
-
-
-def _means(metrics: list[dict[str, chex.Array]]) -> dict[str, float]:
-    """Returns the means of the metrics of the steps that were finite, and how many were not, if any."""
-    finite = [of_step for of_step in jax.device_get(metrics) if _is_finite(of_step)]
-    skipped = {"skipped": len(metrics) - len(finite)} if len(finite) < len(metrics) else {}
-    return skipped | jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *finite or [{}])
-
-
-def _is_finite(metrics: dict[str, chex.Array]) -> bool:
-    return all(math.isfinite(value) for value in metrics.values())
 
 
 @contextlib.contextmanager
