@@ -43,7 +43,8 @@ class Watch:
     def __init__(self, interval: float, until: float) -> None:
         self.interval, self.until = interval, until
         self.rows: list[Row] = []
-        self._start, self._compilations = time.monotonic(), 0
+        self._start: float | None = None  # when the first step was compiled and taken
+        self._compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._count)
 
     def _count(self, event: str, *_: Any, **__: Any) -> None:
@@ -51,6 +52,7 @@ class Watch:
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         """Takes a row where it is time; ends the training as Ctrl-C does where all of the time is over."""
+        self._start = self._start or time.monotonic()
         seconds = time.monotonic() - self._start
         if seconds >= self.interval * (len(self.rows) + 1):
             self.rows.append(Row(seconds, metrics["step"], resident(), self._compilations))
