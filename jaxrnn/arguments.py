@@ -69,9 +69,11 @@ def check_rate(name: str, value: float) -> None:
 def check_float(name: str, value: DTypeLike) -> jnp.dtype:
     """Returns the dtype; raises unless it is one of floating numbers, of 16 bits at least."""
     try:
-        dtype = jnp.dtype(value)
+        dtype = None if isinstance(value, (jax.Array, np.ndarray)) else jnp.dtype(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
+        dtype = None
+    if dtype is None:
+        raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}")
     if not _is_float(dtype):
         raise TypeError(f"{name} must be floating, of 16 bits at least, got {dtype}")
     return dtype
