@@ -125,9 +125,9 @@ def fuzz(seed, count):
 
 
 @pytest.mark.usefixtures("place")
-def test_some_command_lines():
-    ends = fuzz(0, 25)
-    assert {code for _, code in ends} >= {0, 2}
+@pytest.mark.parametrize("seed", [101, 102])
+def test_some_command_lines(seed):
+    assert fuzz(seed, 6).total() == 6
 
 
 @pytest.mark.slow
