@@ -10,6 +10,7 @@ from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.plan import Plan
 from jaxrnn.gradients.streaming import Chunk, value_and_grad_of_chunks
 from jaxrnn.gradients.truncation import Carried, Tail, Window
+from jaxrnn.gradients.tune import Tuned, tune
 from jaxrnn.gradients.value_and_grad import plan, value_and_grad
 from jaxrnn.layer.bidirectional import Bidirectional, BidirectionalParams
 from jaxrnn.layer.deer import Convergence, deer
@@ -18,6 +19,7 @@ from jaxrnn.layer.unroll import unroll
 from jaxrnn.network.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.network.summary import summary
 
 __version__ = "0.1.0"
 
@@ -41,6 +43,7 @@ __all__ = [
     "Readout",
     "ReadoutParams",
     "Tail",
+    "Tuned",
     "Window",
     "data_parallel",
     "deer",
@@ -51,6 +54,8 @@ __all__ = [
     "sigmoid_cross_entropy",
     "softmax_cross_entropy",
     "squared_error",
+    "summary",
+    "tune",
     "unroll",
     "value_and_grad",
     "value_and_grad_of_chunks",

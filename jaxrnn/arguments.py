@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from chex import Array, ArrayTree
+from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
+
+from jaxrnn.printing import brief
 
 SYMBOLIC_BATCH = 32  # a batch of ordinary size
 
@@ -35,7 +37,7 @@ def may_be_spread() -> bool:
 def check_positive(name: str, value: int) -> None:
     """Raises unless `value` is a positive int."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r} ({type(value).__name__})")
+        raise TypeError(f"{name} must be an int, got {brief(value)} ({type(value).__name__})")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 
@@ -76,6 +78,8 @@ def check_float(name: str, value: DTypeLike) -> jnp.dtype:
         raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}")
     if not _is_float(dtype):
         raise TypeError(f"{name} must be floating, of 16 bits at least, got {dtype}")
+    if dtype.itemsize > 4 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise ValueError(f"{name} of {dtype} needs jax.config.update('jax_enable_x64', True): JAX would take float32")
     return dtype
 
 
@@ -84,15 +88,12 @@ def _is_float(dtype: jnp.dtype) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize > 1
 
 
-def check_key(name: str, value: Any) -> None:
-    """Raises unless `value` is one key of `jax.random`, new or old style."""
-    is_array = isinstance(value, (jax.Array, np.ndarray))
-    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    if not (typed or (is_array and value.dtype == np.uint32)):
-        came = f"an array of {value.dtype}" if is_array else f"{value!r} ({type(value).__name__})"
-        raise TypeError(f"{name} must be a key such as jax.random.key(0), got {came}")
-    if value.ndim != (0 if typed else 1):
-        raise ValueError(f"{name} must be one key, got an array of them, {value.shape}; jax.vmap takes several")
+def check_key(key: PRNGKey) -> None:
+    """Raises unless the key is one of `jax.random`."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == jnp.uint32 and len(shape or ()) == 1):
+        raise TypeError(f"key must be one key, such as jax.random.key(0), got {brief(key)}")
 
 
 def check_memory(name: str, size: int) -> None:
@@ -127,25 +128,28 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_range(name: str, tokens: Array, size: int) -> None:
+OTHER_VOCABULARY = "was the vocabulary built from other data, or counted from 1?"
+
+
+def check_range(name: str, tokens: Array, size: int, cause: str = OTHER_VOCABULARY) -> None:
     """Raises where an integer lies outside [0, size). Traced values cannot be read: under jit they give NaN instead."""
     if not is_concrete(tokens) or tokens.size == 0:
         return
     values = np.asarray(tokens)  # not jnp, whose operations on a constant are staged too while something is traced
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= size:
-        raise ValueError(
-            f"{name} must lie in 0 .. {size - 1}, got values from {low} to {high}; "
-            f"was the vocabulary built from other data, or counted from 1?"
-        )
+        raise ValueError(f"{name} must lie in 0 .. {size - 1}, got values from {low} to {high}; {cause}")
 
 
 def as_array(name: str, value: ArrayTree) -> Array:
     """Returns the value as an array of numbers; raises where it is none."""
     try:
         array = jnp.asarray(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__} that cannot be made one") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last of a torch tensor with a gradient
+        cause = str(error).partition("\n")[0]
+        if isinstance(value, (list, tuple)) or getattr(value, "dtype", None) == np.dtype(object):
+            cause = "are the sequences of several lengths? pad them, and give mask=jaxrnn.lengths_to_mask(lengths, T)"
+        raise TypeError(f"{name} must be an array, got {kind(value)} that cannot be made one; {cause}") from error
     if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise TypeError(f"{name} must be floats or integers, got dtype {array.dtype}")
     if jnp.issubdtype(array.dtype, jnp.floating) and not _is_float(array.dtype):
@@ -162,11 +166,14 @@ def check_inputs(inputs: Array, size: int) -> Array:
     elif jnp.issubdtype(inputs.dtype, jnp.floating):
         if inputs.ndim < 2 or inputs.shape[-1] != size:
             raise ValueError(
-                f"inputs must be [T, *batch, D] with D = {size}, got shape {inputs.shape}; "
-                f"time comes first and features last (integers would be taken as tokens)"
+                f"inputs must be [T, *batch, D] with D = {size}, got shape {inputs.shape}; time comes first and "
+                f"features last, and tokens [T, *batch] must be integers, inputs.astype(jnp.int32)"
             )
     else:
-        raise TypeError(f"inputs must be floats [T, *batch, D] or integer tokens [T, *batch], got dtype {inputs.dtype}")
+        raise TypeError(
+            f"inputs must be floats [T, *batch, D] or integer tokens [T, *batch], got dtype {inputs.dtype}; "
+            f"features are cast by inputs.astype(jnp.float32)"
+        )
     if inputs.shape[0] == 0:
         raise ValueError(f"inputs must have at least one step, got T = 0 (shape {inputs.shape})")
     if inputs.size == 0:
@@ -187,18 +194,37 @@ def entries(shape: tuple[int, ...]) -> int:
 def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> None:
     """Raises unless the pytree `value` has the structure and the shapes of `expected`, and floating leaves."""
     came: Any = jax.tree.structure(value)
-    wanted: Any = jax.tree.structure(expected)
-    if came != wanted:
-        raise TypeError(f"{name} must have the structure {wanted}, got {came}; {cause}")
+    if came != jax.tree.structure(expected):
+        if isinstance(value, dict) and set(value) == set(getattr(expected, "_fields", ())):
+            cause = f"{type(expected).__name__}(**{name}) makes it one"
+        raise TypeError(f"{name} must have the structure {brief(expected)}, got {brief(value)}; {cause}")
     leaves = zip(jax.tree.leaves_with_path(value), jax.tree.leaves(expected), strict=True)
     for (path, leaf), want in leaves:
         place = name + jax.tree_util.keystr(path)
-        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-            raise TypeError(f"{place} must be an array, got {type(leaf).__name__}; {cause}")
+        if not hasattr(leaf, "shape") or not isinstance(getattr(leaf, "dtype", None), np.dtype):
+            raise TypeError(f"{place} must be an array of JAX or NumPy, got {kind(leaf)}; {cause}")
         if tuple(leaf.shape) != tuple(want.shape):
             raise ValueError(f"{place} must have shape {tuple(want.shape)}, got {tuple(leaf.shape)}; {cause}")
         if not _is_float(leaf.dtype):
             raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
+
+
+def kind(value: object) -> str:
+    """Names the type of a value, and where it is not one of Python's or JAX's own, the library that it comes from."""
+    home, name = type(value).__module__.partition(".")[0], type(value).__name__
+    return name if home in ("builtins", "jaxlib", "jax", "jaxrnn") else f"{home}.{name}"
+
+
+def cause_of_shape(came: tuple[int, ...], steps: tuple[int, ...]) -> str:
+    """Says what is likely wrong with a shape that is not [T, *batch] = `steps`, or does not begin so."""
+    if came == (*steps, 1):
+        return "the last axis is one too many, array[..., 0]"
+    if came[: len(steps)] == (*steps[1:2], *steps[:1], *steps[2:]):
+        return (
+            "its first two axes, or those of inputs, are the other way round: "
+            "time comes first, [T, B, ...], see jnp.swapaxes(array, 0, 1)"
+        )
+    return "time comes first, and nothing is broadcast"
 
 
 def accumulation_dtype(dtype: DTypeLike) -> jnp.dtype:
@@ -218,8 +244,12 @@ def dtype_to_compute_in(compute_dtype: DTypeLike | None, *trees: ArrayTree) -> j
 
 
 def cast(tree: ArrayTree, dtype: DTypeLike) -> ArrayTree:
-    """Casts the floating leaves of a pytree; integers stay."""
-    return jax.tree.map(lambda leaf: leaf if is_integer(leaf) else jnp.asarray(leaf, dtype), tree)
+    """Casts the floating leaves of a pytree; integers and booleans stay."""
+
+    def to(leaf: Array) -> Array:
+        return jnp.asarray(leaf, dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(to, tree)
 
 
 def cast_like(tree: ArrayTree, reference: ArrayTree) -> ArrayTree:

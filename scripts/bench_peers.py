@@ -3,6 +3,7 @@
     python scripts/bench_peers.py                             # all shapes, some eight minutes on two cores
     python scripts/bench_peers.py --cells lstm --rounds 3     # one cell, fewer rounds
     python scripts/bench_peers.py --out bench                 # where peers.csv goes; results/ beside this by default
+    python scripts/bench_peers.py --random 10 --seed 1        # so many drawn shapes of every cell, into random.csv
 
 A library that is not installed is left out (`pip install flax dm-haiku torch==2.13.0`). Every contender compiles first;
 then they take turns of a second each, one at a time, and what is kept is the median of the medians of all turns. With
@@ -14,7 +15,9 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
+import math
 import pathlib
+import random
 import statistics
 import subprocess
 import sys
@@ -43,6 +46,22 @@ SHAPES = {
     "gru": (Shape(70, 24, 48, 160, 90), Shape(128, 48, 96, 224, 90)),
     "lstm": (Shape(70, 24, 48, 160, 90), Shape(128, 48, 96, 224, 90)),
 }
+LARGEST = 4e10  # operations of a call, about a second of two cores, so that drawn shapes come to an end
+
+
+def drawn(cell: str, count: int, seed: int) -> tuple[Shape, ...]:
+    """Draws shapes, every size uniform in its logarithm, and none that takes more operations than `LARGEST`."""
+    source = random.Random(f"{cell} {seed}")
+    shapes: list[Shape] = []
+    while len(shapes) < count:
+        T, B, D, H, V = (
+            round(math.exp(source.uniform(math.log(least), math.log(most))))
+            for least, most in ((20, 2000), (1, 256), (16, 256), (32, 512), (20, 5000))
+        )
+        gates = {"elman": 1, "gru": 3, "lstm": 4}[cell]
+        if 6 * T * B * H * (gates * (D + H) + V) <= LARGEST:
+            shapes.append(Shape(T, B, D, H, V))
+    return tuple(shapes)
 
 
 def by_jaxrnn(cell: str, shape: Shape, devices: int = 1) -> Callable[[], Any]:
@@ -203,6 +222,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", nargs="*", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--rounds", type=int, default=7, help="turns of every contender")
+    parser.add_argument("--random", type=int, metavar="N", help="draw N shapes of every cell instead of the usual ones")
+    parser.add_argument("--seed", type=int, default=0, help="of the shapes that are drawn (default: 0)")
     parser.add_argument("--out", type=pathlib.Path, default=speed_table.PEERS.parent, help="where peers.csv goes")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -214,13 +235,13 @@ def main() -> None:
     where = {"processor": bench.processor(), "date": datetime.date.today().isoformat()}
     options.out.mkdir(parents=True, exist_ok=True)
     for cell in options.cells:
-        for shape in SHAPES[cell]:
+        for shape in drawn(cell, options.random, options.seed) if options.random else SHAPES[cell]:
             found = measure(cell, shape, options.rounds, names)
             sizes = {name: str(value) for name, value in shape._asdict().items() if name != "layers"}
             columns = {f"{name} ms": f"{value:.3g}" for name, value in found.items()}
             row = {"cell": cell, **sizes, **columns, **where}
             print(" | ".join(row.values()), flush=True)
-            table = options.out / "peers.csv"  # saved after every shape
+            table = options.out / ("random.csv" if options.random else "peers.csv")  # saved after every shape
             speed_table.write(table, speed_table.merge(speed_table.read(table), [row]))
 
 

@@ -94,8 +94,6 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=os.cpu_count(), help="of a CPU, where there is no accelerator")
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", options.devices)
-    # With it, loops within loops hung on two cores (jax 0.10): calls waited in the threads that their products needed.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if options.networks % jax.device_count():
         parser.error(f"--networks must be a multiple of the {jax.device_count()} devices, got {options.networks}")
     task = Adding(16, length=50)

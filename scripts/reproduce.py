@@ -19,13 +19,13 @@ import pathlib
 import statistics
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxrnn.training import experiment
 from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings, recipe
+from jaxrnn.training.signals import stop_on_signals
 
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
@@ -119,14 +119,13 @@ def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any
     if result.is_file():
         return json.loads(result.read_text())
     if (folder / "settings.json").is_file():
-        run = Run.open(folder)
+        run = Run.open(folder, writing=True)
         now = experiment.reopen(run)
-        state = run.restore(jax.eval_shape(now.initial_state)) if (folder / "latest").is_dir() else now.initial_state()
     else:
         now = experiment.build(settings_of(name, seed, options.data, options.quick))
         run = Run.create(folder, experiment.record(now))
-        state = now.initial_state()
-    outcome = now.train(run, state)
+    with run, stop_on_signals() as stop:
+        outcome = now.train(run, now.state_of(run), stop=stop)
     if outcome.interrupted:
         raise KeyboardInterrupt
     found = {

@@ -53,6 +53,40 @@ def on_one_device(function, *arguments):
     return jax.jit(mapped).lower(*arguments).compile()
 
 
+def loop_operations(exported):
+    """Returns how many operations the body of every innermost loop has in an exported program, constants left out."""
+    functions, name = {}, None
+    for line in exported.mlir_module().splitlines():
+        if begun := re.match(r"\s*func\.func.* @([\w.\-]+)\(", line):
+            name = begun[1]
+            functions[name] = []
+        elif name:
+            functions[name].append(line.strip())
+
+    def count(lines):
+        called = re.findall(r"call @([\w.\-]+)\(", "\n".join(lines))
+        own = [line for line in lines if re.match(r"%\S+ = (?!stablehlo.constant)", line) and "call @" not in line]
+        return len(own) + sum(count(functions[name]) for name in called)
+
+    found = []
+    for lines in functions.values():
+        for i in [i for i, line in enumerate(lines) if line == "} do {"]:
+            body = lines[i + 1 : i + 1 + _closing(lines[i + 1 :])]
+            if "} do {" not in body:
+                found.append(count(body))
+    return found
+
+
+def _closing(lines):
+    """Returns the number of the line that closes the block which the lines are within."""
+    depth = 1
+    for i, line in enumerate(lines):
+        depth += line.count("{") - line.count("}")
+        if depth == 0:
+            return i
+    raise ValueError("the block is not closed")
+
+
 SIZES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 

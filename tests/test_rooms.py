@@ -13,7 +13,8 @@ import jaxrnn
 
 PACKAGE = pathlib.Path(jaxrnn.__file__).parent
 MAP = (PACKAGE / "README.md").read_text()
-ROOMS = ["arguments", "cells", "layer", "network", "gradients", "flow", "interop", "tasks", "training", "cli"]
+ROOT = ["printing", "arguments"]
+ROOMS = [*ROOT, "cells", "layer", "network", "gradients", "flow", "interop", "tasks", "training", "cli"]
 
 
 def read_modules():
@@ -21,7 +22,7 @@ def read_modules():
     paths = {
         path.relative_to(PACKAGE).with_suffix(""): path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE
     }
-    paths |= {pathlib.Path("arguments"): PACKAGE / "arguments.py"}
+    paths |= {pathlib.Path(name): PACKAGE / f"{name}.py" for name in ROOT}
     return {".".join(name.parts).removesuffix(".__init__"): path.read_text() for name, path in sorted(paths.items())}
 
 
@@ -61,7 +62,8 @@ def test_imports_run_from_a_room_to_the_rooms_before_it():
 
 def test_the_root_holds_the_rooms_and_little_else():
     names = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    assert names == {*ROOMS[1:], "arguments.py", "__init__.py", "__main__.py", "py.typed", "README.md"}
+    files = {f"{name}.py" for name in (*ROOT, "__init__", "__main__")}
+    assert names == {*ROOMS[len(ROOT) :], *files, "py.typed", "README.md"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_the_map_names_every_file():
         room = name or room
         by_room.setdefault(room, []).extend(re.findall(r"`(\w+\.py)`", files))
     by_room.pop(None)
-    assert by_room == {name: sorted_like(by_room[name], PACKAGE / name) for name in ROOMS[1:]}
+    assert by_room == {name: sorted_like(by_room[name], PACKAGE / name) for name in ROOMS[len(ROOT) :]}
 
 
 def sorted_like(named, folder):

@@ -13,6 +13,7 @@ from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
 
 from jaxrnn.arguments import check_positive
+from jaxrnn.printing import expression
 
 # Each cell has NamedTuples of its own for these, which a common type would hide from the reader of its file.
 State: TypeAlias = Any  # an array [*batch, H], or a NamedTuple of arrays whose first field is the hidden state
@@ -23,7 +24,7 @@ Local: TypeAlias = Any  # what `Cell.linearize` hands on to `Cell.step_adjoint`
 Deltas: TypeAlias = Any  # what `Cell.step_adjoint` hands on to `Cell.weight_grads`
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Cell(abc.ABC):
     """Defines one recurrence s_t = f(s_{t-1}, x_t): configuration in fields, parameters in arguments.
 
@@ -74,6 +75,9 @@ class Cell(abc.ABC):
     def __post_init__(self) -> None:
         check_positive("inputs", self.inputs)
         check_positive("hidden", self.hidden)
+
+    def __repr__(self) -> str:
+        return expression(self)
 
     @abc.abstractmethod
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> Params:

@@ -51,7 +51,7 @@ class BlockCell(Cell):
 
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws fresh parameters: U [m H, D], W [m H, H] block by block, and biases."""
-        check_key("key", key)
+        check_key(key)
         check_float("dtype", dtype)
         H, key_U, *keys = self.hidden, *jax.random.split(key, self.blocks + 1)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))

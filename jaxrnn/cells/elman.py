@@ -13,6 +13,7 @@ from jaxrnn.arguments import check_choice
 from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
 from jaxrnn.cells.initializers import RECURRENT
+from jaxrnn.printing import as_text
 
 
 class ElmanParams(NamedTuple):
@@ -22,8 +23,11 @@ class ElmanParams(NamedTuple):
     W: Array  # [H, H]
     b: Array | None  # [H]
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Elman(BlockCell):
     """Defines the Elman cell, with the gradients that BPTT carries through it.
 

@@ -16,6 +16,7 @@ from jaxrnn.cells.affine import affine_input_grads, columns, like_rows, sum_of, 
 from jaxrnn.cells.base import Deltas, Local, Operands, StepResiduals
 from jaxrnn.cells.blocks import BlockCell
 from jaxrnn.cells.dropout import scale
+from jaxrnn.printing import as_text
 
 
 class GRUParams(NamedTuple):
@@ -26,8 +27,11 @@ class GRUParams(NamedTuple):
     b: Array | None  # [3H]
     d: Array | None  # [H], inside the reset: torch's b_hn; None where the reset stands before the product
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class GRU(BlockCell):
     """Defines the GRU cell, by default with the reset after the product, as cuDNN, PyTorch and Keras have it.
 

@@ -30,13 +30,21 @@ def recurrent(kind: str, scale: float, key: chex.PRNGKey, size: int, dtype: chex
     check_choice("kind", kind, RECURRENT)
     if kind == "identity":
         return scale * jnp.eye(size, dtype=dtype)
+    single = jnp.promote_types(dtype, jnp.float32)  # in bfloat16 there are no decompositions, and norms are coarse
     if kind == "orthogonal":
-        return jax.nn.initializers.orthogonal(scale)(key, (size, size), dtype)
-    W = jax.random.normal(key, (size, size), jnp.promote_types(dtype, jnp.float32))
+        return _orthogonal(scale, size, single, key).astype(dtype)
+    W = jax.random.normal(key, (size, size), single)
     if kind == "sparse":
         places = jax.random.uniform(jax.random.fold_in(key, 1), (size, size))
         W = jnp.where(jnp.argsort(jnp.argsort(places, axis=1), axis=1) < CONNECTIONS, W, 0)
     return (scale / spectral_radius(W) * W).astype(dtype)
+
+
+def _orthogonal(scale: float, size: int, dtype: chex.ArrayDType, key: chex.PRNGKey) -> Array:
+    # Under vmap, one after the other: on a CPU with jaxlib 0.10, two batched QR factorizations at a time wait for each
+    # other in XLA's pool of threads, and a vmap of `init` over two layers never ended on two cores.
+    draw = jax.nn.initializers.orthogonal(scale)
+    return jax.custom_batching.sequential_vmap(lambda key: draw(key, (size, size), dtype))(key)
 
 
 def spectral_radius(W: Array) -> Array:

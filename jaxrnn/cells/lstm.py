@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxrnn.cells.affine import like_rows
 from jaxrnn.cells.blocks import BlockCell, BlockOperands
 from jaxrnn.cells.dropout import scale
+from jaxrnn.printing import as_text
 
 
 class LSTMParams(NamedTuple):
@@ -21,6 +22,9 @@ class LSTMParams(NamedTuple):
     W: Array  # [4H, H]
     b: Array | None  # [4H]
 
+    def __repr__(self) -> str:
+        return as_text(self)
+
 
 class LSTMState(NamedTuple):
     """Holds the state of an LSTM layer."""
@@ -28,8 +32,11 @@ class LSTMState(NamedTuple):
     s: Array  # [*batch, H], the hidden state
     m: Array  # [*batch, H], the memory
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class LSTM(BlockCell):
     """Defines the LSTM cell with forget gate, without peepholes, as cuDNN, PyTorch and Keras have it.
 

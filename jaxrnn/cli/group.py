@@ -63,8 +63,8 @@ def _end(context: click.Context, message: str, code: int) -> None:
     context.exit(code)
 
 
-def open_run(path: pathlib.Path) -> Run:
+def open_run(path: pathlib.Path, writing: bool = False) -> Run:
     """Opens the folder of a run, which may come from a stranger: nothing in it may be a link that leads out of it."""
     if (link := next((inside for inside in path.rglob("*") if inside.is_symlink()), None)) is not None:
         raise ValueError(f"{str(link)!r} is a link: what is read and written must be in the folder of the run itself")
-    return Run.open(path)
+    return Run.open(path, writing=writing)

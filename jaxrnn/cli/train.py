@@ -22,8 +22,10 @@ from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
 from jaxrnn.training.fit import Log
-from jaxrnn.training.run_folder import Run
+from jaxrnn.training.processes import largest_of_all, on_first
+from jaxrnn.training.run_folder import SETTINGS, Run
 from jaxrnn.training.settings import Settings, recipe
+from jaxrnn.training.signals import stop_on_signals
 
 DEFAULT_TASK = Settings().task
 
@@ -51,10 +53,24 @@ def _with_settings(command: Callable) -> Callable:
 )
 @machine.with_processes
 @click.option("--out", type=PATH, help="Make this the folder of the run.  [default: new, in runs/]")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out, with the settings it has.")
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="always",
+    type=click.Choice(["always", "auto"]),
+    metavar="[=auto]",
+    help="Go on with the run in --out, with the settings it has; with =auto, begin it where there is none.",
+)
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End so long after a signal at the latest, saved or not.  [default: when saved]",
+)
 def train(
-    out: pathlib.Path | None, resume: bool, overwrite: bool, devices: int | None, **options: Any
+    out: pathlib.Path | None, resume: str | None, overwrite: bool, grace: float | None, devices: int | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Train a network to tell the next character of a text, or at another --task.
 
@@ -62,13 +78,16 @@ def train(
     task has a recipe of its own, and an option given takes its place.
 
     At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
-    sample of text, a piano roll, examples. All of it stays in the folder of the run. Ctrl-C saves, and --resume goes on
-    from there, bit for bit on the same devices, and to rounding on others. Where a loss or a gradient is not finite it
-    ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
+    sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a loss or a gradient is not
+    finite it ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
+
+    Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129. --resume goes on
+    from there, and from the last checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and
+    to rounding on others. A job that a scheduler may kill and start again is one line, with --out and --resume=auto.
 
     Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
-    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, gru and lstm, is
-    2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
+    large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, the GRUs and lstm,
+    is 2^18 for every core at least, G H^2 is 2^19 at most, and V is 8 G H at most. The first line says what is used;
     --devices says otherwise.
 
     Several processes train one network with --distributed, or with --coordinator, --processes and --process, and one
@@ -76,34 +95,56 @@ def train(
     all of them again, with --resume.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if resume:
-        run, now = _reopen(out, overwrite, given)
-    else:
-        now = experiment.build(recipe(**{"task": DEFAULT_TASK, **given}))
-    mesh, used = machine.choose_devices(devices, now.settings, now.task.outputs)
-    now = now._replace(mesh=mesh)
-    if not resume:
-        run = Run.create(out or _new_folder(now.task), experiment.record(now), overwrite)
-    console.print(f"{used}\n{_describe(now, run)}")
-    state = now.restored_state(run) if resume else now.initial_state()
-    with _bar(now, int(state.step)) as show:
-        outcome = now.train(run, state, show)
+    if resume is not None and out is None:
+        raise ValueError("--resume needs --out with the folder of the run")
+    with contextlib.ExitStack() as held:
+        run = None
+        if out is not None and _goes_on(out, resume, overwrite, given):
+            run = held.enter_context(open_run(out, writing=True))
+            _check_settings(run, given)
+            now = experiment.reopen(run)
+        else:
+            now = experiment.build(recipe(**{"task": DEFAULT_TASK, **given}))
+        mesh, used = machine.choose_devices(devices, now.settings, now.task.outputs)
+        now = now._replace(mesh=mesh)
+        if run is None:
+            run = held.enter_context(Run.create(out or _new_folder(now.task), experiment.record(now), overwrite))
+        console.print(f"{used}\n{_describe(now, run)}")
+        _train(now, run, grace)
+
+
+def _goes_on(out: pathlib.Path, resume: str | None, overwrite: bool, given: dict[str, Any]) -> bool:
+    """Returns whether to go on with a run that is there."""
+    if resume is None:
+        return False
+    if overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if resume == "auto":
+        return bool(on_first(lambda: (out / SETTINGS).is_file()))
+    if given:
+        raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(map(_flag, given))}")
+    return True
+
+
+def _check_settings(run: Run, given: dict[str, Any]) -> None:
+    """Raises where settings that were given are not those of the run."""
+    if others := experiment.other_settings(run, given):
+        flags = ", ".join(map(_flag, others))
+        raise ValueError(
+            f"{str(run.path)!r} holds a run with other settings: leave out {flags}, or choose another --out"
+        )
+
+
+def _train(now: experiment.Experiment, run: Run, grace: float | None) -> None:
+    """Trains, from where the run stands, and shows what came of it."""
+    state = now.state_of(run)
+    with stop_on_signals(grace) as stop, _bar(now, int(state.step)) as show:
+        outcome = now.train(run, state, show, stop)
     if outcome.interrupted:
         console.print(f"Interrupted after step {int(outcome.train.step)}; saved in {run.path}. To go on:")
         console.print(f"  jaxrnn train --resume --out {run.path}")
-        sys.exit(130)
+        sys.exit(128 + largest_of_all(stop.signal or 0))
     _conclude(now, run)
-
-
-def _reopen(out: pathlib.Path | None, overwrite: bool, given: dict[str, Any]) -> tuple[Run, experiment.Experiment]:
-    if out is None:
-        raise ValueError("--resume needs --out with the folder of the run")
-    if overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    if given:
-        raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(map(_flag, given))}")
-    run = open_run(out)
-    return run, experiment.reopen(run)
 
 
 def _new_folder(task: Task) -> pathlib.Path:
@@ -116,8 +157,9 @@ def _describe(now: experiment.Experiment, run: Run) -> str:
     settings = now.settings
     size = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(now.initial_state).params))
     kind = type(now.net.layers[0]).__name__
-    of_cell = f"{settings.hidden}, {settings.activation}" if settings.cell == "elman" else f"{settings.hidden}"
-    network = f"{settings.layers} x {kind}({of_cell}), {size:,} parameters, gradient by {settings.gradient}"
+    of_cell = {"elman": f", {settings.activation}", "gru-before": ", reset before"}.get(settings.cell, "")
+    layers = f"{settings.layers} x {kind}({settings.hidden}{of_cell})"
+    network = f"{layers}, {size:,} parameters, gradient by {settings.gradient}"
     return "\n".join([*now.task.describe(), f"Network: {network}", f"Folder: {run.path}"])
 
 
@@ -170,7 +212,7 @@ def _conclude(now: experiment.Experiment, run: Run) -> None:
         console.print("A sample:\n")
         console.print(sample)
     console.print(f"\nTrained in {run.seconds():.0f} s. Curve, metrics, checkpoints and examples are in {run.path}/:")
-    console.print("  " + "  ".join([*written, "metrics.jsonl", "settings.json", "best/", "latest/"]))
+    console.print("  " + "  ".join([*written, "metrics.jsonl", "settings.json", "checkpoints/"]))
     if sample is not None:
         console.print(f"  jaxrnn sample {run.path} --prompt 'The '")
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from jax.sharding import Mesh
 from jaxrnn.arguments import cast, check_choice, check_positive
 from jaxrnn.gradients import online
 from jaxrnn.gradients.parallel import data_parallel
+from jaxrnn.gradients.pieces import loss_of_pieces
+from jaxrnn.gradients.truncation import Truncation
 from jaxrnn.gradients.value_and_grad import value_and_grad
 from jaxrnn.network.losses import softmax_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
@@ -64,7 +67,11 @@ def check(
     *,
     dtype: str = "float32",
     segment: int | str = "auto",
+    recompute: bool | str = False,
+    truncate: Truncation | None = None,
     tokens: bool = False,
+    mask: bool = False,
+    reset: bool = False,
     seed: int = 0,
     directions: int = 5,
     mesh: Mesh | None = None,
@@ -77,6 +84,9 @@ def check(
     BPTT's gradient with d, the median over the directions, within 1e-6. And RTRL, which has no backward pass at all,
     within 1e-10 in float64, for one layer that is small enough (of 64 units, some seconds).
 
+    A truncated gradient is not that of E, but that of the sum of the pieces that the truncation leaves, each a plain
+    scan with the state before it held constant: autodiff and the differences are then of this sum, without RTRL.
+
     Parameters are random and W does not commute with its transpose, so that no transpose can hide. Needs no flag:
     float64 is switched on for the duration of the call only. Call it outside jit.
 
@@ -85,8 +95,9 @@ def check(
         steps: T.
         batch: B.
         dtype: "float32" or "float64".
-        segment: as for `jaxrnn.value_and_grad`.
+        segment, recompute, truncate: as for `jaxrnn.value_and_grad`.
         tokens: whether the inputs are integer tokens.
+        mask, reset: whether a quarter of the steps is masked, where inputs are NaN; whether a quarter begins anew.
         seed: for parameters and sequences.
         directions: how many random directions for each parameter.
         mesh: with an axis "data", the devices that BPTT spreads the batch over; None is one device.
@@ -95,7 +106,8 @@ def check(
         A `Report` with a row for each parameter and the time of each method.
 
     Raises:
-        ValueError: a size below 1, an unknown dtype, a batch that does not divide by the number of devices.
+        TypeError, ValueError: a size below 1, an unknown dtype, options that `jaxrnn.value_and_grad` refuses, a batch
+            that does not divide by the number of devices, a truncation of a network with `last_step`.
 
     >>> import jaxrnn, jaxrnn.gradients.check
     >>> net = jaxrnn.Network((jaxrnn.Elman(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
@@ -106,41 +118,60 @@ def check(
     for name, value in (("steps", steps), ("batch", batch), ("directions", directions)):
         check_positive(name, value)
     key = jax.random.key(seed)
-    by_hand = value_and_grad(net, segment) if mesh is None else data_parallel(value_and_grad(net, segment), mesh)
-    methods = {"BPTT": jax.jit(by_hand), "jax.grad": jax.jit(jax.value_and_grad(net.loss))}
+    by_hand = value_and_grad(net, segment, recompute, truncate)
+    loss = _loss(net, truncate)
+    autodiff = "jax.grad" if truncate is None else "jax.grad of the pieces"
+    methods = {
+        "BPTT": jax.jit(by_hand if mesh is None else data_parallel(by_hand, mesh)),
+        autodiff: jax.jit(lambda params, **given: jax.value_and_grad(loss)(params, params, **given)),
+    }
     # Rounded to float32 first, so that both dtypes differentiate at the same point.
-    params, *data = problem(net, steps, batch, tokens, key)
+    params, given = problem(net, steps, batch, key, tokens=tokens, mask=mask, reset=reset)
     if dtype == "float32":
-        found = {name: _timed(function, params, *data) for name, function in methods.items()}
+        found = {name: _timed(function, params, given) for name, function in methods.items()}
     with jax.enable_x64(True):
-        double, *data = cast((params, *data), jnp.float64)
-        exact = {name: _timed(function, double, *data) for name, function in methods.items()}
+        double, given = cast((params, given), jnp.float64)
+        exact = {name: _timed(function, double, given) for name, function in methods.items()}
         (hand, _), (truth, _) = exact.values()
         found = found if dtype == "float32" else exact
-        loss = jax.jit(lambda params: net.loss(params, *data))
-        loss(double)
+        at = jax.jit(lambda params: loss(params, double, **given))
+        at(double)
         start = time.perf_counter()
-        differences = _differences(loss, double, hand, directions, jax.random.fold_in(key, 1))
+        differences = _differences(at, double, hand, directions, jax.random.fold_in(key, 1))
         seconds = {name: took for name, (_, took) in found.items()}
         seconds["central differences"] = (time.perf_counter() - start) / directions
         forward: list[float | None] = [None] * len(differences)
-        if _small(net, params, batch):
-            by_rtrl, seconds["RTRL"] = _timed(jax.jit(online.value_and_grad(net)), double, *data, repeats=1)
+        if truncate is None and _small(net, params, batch):
+            by_rtrl, seconds["RTRL"] = _timed(jax.jit(online.value_and_grad(net)), double, given, repeats=1)
             forward = list(map(relative_error, *map(jax.tree.leaves, (hand, by_rtrl))))
-    rows = []
-    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in jax.tree.leaves_with_path(params)]
-    gradients = (jax.tree.leaves(grads) for grads in (found["BPTT"][0], found["jax.grad"][0], truth))
-    for name, mine, theirs, true, difference, ahead in zip(names, *gradients, differences, forward, strict=True):
+    (mine, _), (theirs, _) = found.values()
+    return Report(tuple(_rows(dtype, mine, theirs, truth, zip(differences, forward, strict=True))), seconds)
+
+
+def _rows(
+    dtype: str, by_hand: NetworkParams, autodiff: NetworkParams, truth: NetworkParams, others: Iterable[tuple]
+) -> Iterator[Row]:
+    """Yields a row for each parameter; `others` are the errors against differences and RTRL."""
+    gradients = (jax.tree.leaves(grads) for grads in (by_hand, autodiff))
+    for (path, true), mine, theirs, errors in zip(jax.tree.leaves_with_path(truth), *gradients, others, strict=True):
         own = relative_error(theirs, true)
         # Both errors are maxima over few roundings: below some units in the last place their ratio says nothing.
         bound = min(SINGLE, max(2 * own, 8 * float(np.finfo(np.float32).eps))) if dtype == "float32" else EXACT
-        rows.append(Row(name, relative_error(mine, true), own, bound, difference, ahead))
-    return Report(tuple(rows), seconds)
+        yield Row(jax.tree_util.keystr(path).lstrip("."), relative_error(mine, true), own, bound, *errors)
 
 
-def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> tuple[NetworkParams, Array, Array]:
-    """Draws random parameters, inputs and targets for a network, float32."""
-    keys = jax.random.split(key, 4)
+def _loss(net: Network, truncate: Truncation | None) -> Callable[..., Array]:
+    """Returns the function of params, of the same held constant, and of the data whose gradient is looked for."""
+    if truncate is None:
+        return lambda params, _, **given: net.loss(params, **given)
+    return functools.partial(loss_of_pieces, net, truncate)
+
+
+def problem(
+    net: Network, steps: int, batch: int, key: Array, *, tokens: bool, mask: bool, reset: bool
+) -> tuple[NetworkParams, dict[str, Array | None]]:
+    """Draws random parameters, float32, and the other arguments of a call, by name."""
+    keys = jax.random.split(key, 6)
     params = net.init(keys[0])
     leaves, structure = jax.tree.flatten(params)
     # An orthogonal W commutes with its transpose, and zero biases hide their gradient's sign: move every parameter.
@@ -155,7 +186,11 @@ def problem(net: Network, steps: int, batch: int, tokens: bool, key: Array) -> t
         targets = jax.random.randint(keys[3], read, 0, V)
     else:
         targets = jax.random.uniform(keys[3], (*read, V))
-    return jax.tree.unflatten(structure, moved), inputs, targets
+    here, begins = (jax.random.bernoulli(key, share, shape) for key, share in zip(keys[4:], (0.75, 0.25), strict=True))
+    if mask and not tokens:
+        inputs = jnp.where(here[..., None], inputs, jnp.nan)
+    given = {"inputs": inputs, "targets": targets, "mask": here if mask else None, "reset": begins if reset else None}
+    return jax.tree.unflatten(structure, moved), given
 
 
 def _small(net: Network, params: NetworkParams, batch: int) -> bool:
@@ -192,11 +227,13 @@ def _differences(loss: Callable, params: Any, grads: Any, directions: int, key: 
     return errors
 
 
-def _timed(function: Callable, *arguments: Any, repeats: int = 5) -> tuple[Any, float]:
+def _timed(
+    function: Callable, params: NetworkParams, given: dict[str, Array | None], repeats: int = 5
+) -> tuple[Any, float]:
     """Returns the gradient, and the median duration of a call after the one that compiles."""
-    (_, grads), times = jax.block_until_ready(function(*arguments)), []
+    (_, grads), times = jax.block_until_ready(function(params, **given)), []
     for _ in range(repeats):
         start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
+        jax.block_until_ready(function(params, **given))
         times.append(time.perf_counter() - start)
     return grads, statistics.median(times)

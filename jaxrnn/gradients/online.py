@@ -14,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec
 
-from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like
+from jaxrnn.arguments import as_array, cast, cast_like, check_choice, check_like, check_positive
 from jaxrnn.cells.base import State, hidden_of
 from jaxrnn.gradients.influence import METHODS, Method
 from jaxrnn.gradients.parallel import BatchGradient
@@ -25,6 +25,7 @@ from jaxrnn.layer.sharding import sum_over_shards, vary_alike
 from jaxrnn.network.batch import Batch, Call, Steps, read
 from jaxrnn.network.network import Network, NetworkParams, start_states
 from jaxrnn.network.setup import checked, set_up
+from jaxrnn.printing import as_text
 
 
 class Carry(NamedTuple):
@@ -33,8 +34,13 @@ class Carry(NamedTuple):
     state: State  # of the layer, [*batch, H]
     influence: ArrayTree  # ds_t/dtheta, as far as the method keeps it
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple[Any, NetworkParams]]:
+
+def value_and_grad(
+    net: Network, method: Method = "rtrl", *, unroll: int = 1
+) -> Callable[..., tuple[Any, NetworkParams]]:
     """Computes the loss of a network and its gradient forward in time: for learning at every step, while it happens.
 
         P_t = J_t P_{t-1} + d+ s_t/dtheta        dE/dtheta = sum_t (dE_t/ds_t) P_t        J_t = ds_t/ds_{t-1}
@@ -59,6 +65,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     Args:
         net: a network of one layer that is not bidirectional, without dropout, `last_step` or a learned initial state.
         method: "rtrl", "snap1" or "rflo".
+        unroll: how many steps one turn of the compiled loop takes, as for `lax.scan`.
 
     Returns:
         A function `(params, inputs, targets, weights=None, carry=None, mask=None, reset=None) -> ((E, carry), grads)`,
@@ -88,7 +95,7 @@ def value_and_grad(net: Network, method: Method = "rtrl") -> Callable[..., tuple
     >>> grads.layers[0].W.shape
     (8, 8)
     """
-    return _OnlineValueAndGrad(net, method)
+    return _OnlineValueAndGrad(net, method, unroll)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +104,10 @@ class _OnlineValueAndGrad(BatchGradient):
 
     net: Network
     method: Method
+    unroll: int
 
     def __post_init__(self) -> None:
+        check_positive("unroll", self.unroll)
         _check_network(self.net, self.method)
 
     def check(
@@ -141,7 +150,7 @@ class _OnlineValueAndGrad(BatchGradient):
 
         E, zeros, _ = setup.zeros
         now = vary_alike((*carry, (E, zeros.layers[0], zeros.readout)), setup.call)
-        (state, reached, sums), _ = lax.scan(step, now, setup.steps)
+        (state, reached, sums), _ = lax.scan(step, now, setup.steps, unroll=self.unroll)
         E, grads, readout = setup.total(sums)
         grads = sum_over_shards(NetworkParams((grads,), readout), params)
         return (E, Carry(state, reached)), cast_like(grads, params)

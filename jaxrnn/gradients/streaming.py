@@ -16,7 +16,7 @@ import numpy as np
 from chex import Array, ArrayTree
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast_like, check_float
+from jaxrnn.arguments import as_array, batch_shape, cast_like, check_float, check_positive
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.plan import decide
 from jaxrnn.gradients.whole import skim, whole
@@ -33,6 +33,7 @@ def value_and_grad_of_chunks(
     directory: str | pathlib.Path | None = None,
     recompute: bool | str = False,
     compute_dtype: DTypeLike | None = None,
+    unroll: int = 1,
     return_state: bool = False,
 ) -> Callable[..., tuple[Any, NetworkParams]]:
     """Computes the loss of a network over a sequence of any length, and its exact gradient, in pieces.
@@ -51,7 +52,7 @@ def value_and_grad_of_chunks(
         directory: where chunks and states are spilled to, as files that are removed at the end; memory of the host
             where None.
         recompute: within a chunk, as for `jaxrnn.value_and_grad`.
-        compute_dtype: as for `jaxrnn.value_and_grad`.
+        compute_dtype, unroll: as for `jaxrnn.value_and_grad`.
         return_state: whether to return the final state as well.
 
     Returns:
@@ -85,11 +86,14 @@ def value_and_grad_of_chunks(
         raise TypeError(f"directory must be a path, got {type(directory).__name__}")
     if directory is not None and not pathlib.Path(directory).is_dir():
         raise ValueError(f"directory must be a folder that exists, got {str(directory)!r}")
-    passes = _Passes(net, as_recompute(recompute), compute_dtype)
+    check_positive("unroll", unroll)
+    passes = _Passes(net, as_recompute(recompute), compute_dtype, unroll)
 
     def loss_and_gradient(
         params: NetworkParams, chunks: Iterable[Chunk], state: tuple[State, ...] | None = None
     ) -> tuple[Any, NetworkParams]:
+        if isinstance(chunks, Chunk):
+            raise TypeError("chunks must be an iterable of jaxrnn.Chunk, got a single one: put it into a list")
         with nullcontext() if directory is None else TemporaryDirectory(dir=directory, prefix="jaxrnn-") as folder:
             spilled: list[Callable[[], tuple]] = []
             count = 0
@@ -114,11 +118,12 @@ class _Passes(NamedTuple):
     net: Network
     recompute: Recompute
     compute_dtype: Any
+    unroll: int
 
     def set_up(self, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Setup:
         """Makes a chunk ready."""
         call = checked(self.net, params, chunk, state, compute_dtype=self.compute_dtype)
-        return set_up(self.net, params, call, ScanOptions(recompute=self.recompute))
+        return set_up(self.net, params, call, ScanOptions(recompute=self.recompute, unroll=self.unroll))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -178,6 +183,8 @@ def _checked(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
     """Copies what of the chunk is on the host; raises unless it goes with those before it."""
     if not isinstance(chunk, Chunk):
         raise TypeError(f"chunks must give jaxrnn.Chunk(inputs, targets, ...), got {type(chunk).__name__}")
+    if chunk.targets is None:
+        raise ValueError(f"chunks must have targets, got {chunk}")
     # A copy, because iterators are free to fill the arrays of one chunk with the next.
     chunk = Chunk(*(x if x is None or isinstance(x, jax.Array) else np.array(x) for x in chunk))
     if spilled:
@@ -194,7 +201,7 @@ def _checked(chunk: Chunk, spilled: list[Callable[[], tuple]]) -> Chunk:
 
 def _on_device(passes: _Passes, params: NetworkParams, chunk: Chunk, state: tuple[State, ...] | None) -> Chunk:
     """Copies the chunk to the device; raises unless its values are right too, which can be read outside jit only."""
-    chunk = jax.tree.map(jnp.asarray, chunk)
+    chunk = Chunk(*(None if x is None else as_array(name, x) for name, x in chunk._asdict().items()))
     passes.set_up(params, chunk, state)
     return chunk
 

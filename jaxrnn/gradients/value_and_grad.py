@@ -47,6 +47,7 @@ class _ValueAndGrad(BatchGradient):
     truncate: Truncation | None = None
     memory_budget: int | None = None
     clip: float | None = None
+    unroll: int = 1
     compute_dtype: DTypeLike | None = None
     return_state: bool = False
     return_lags: bool = False
@@ -65,6 +66,7 @@ class _ValueAndGrad(BatchGradient):
             )
         if budget is not None:
             check_positive("memory_budget", budget)
+        check_positive("unroll", self.unroll)
         if self.compute_dtype is not None:
             check_float("compute_dtype", self.compute_dtype)
         if self.clip is not None:
@@ -125,7 +127,12 @@ class _ValueAndGrad(BatchGradient):
 
     def compute(self, params: NetworkParams, call: Call, axes: tuple[str, ...] = ()) -> tuple[Any, NetworkParams]:
         """Computes loss and gradients, and what else is to be returned."""
-        scans = ScanOptions(recompute=as_recompute(self.recompute), return_norms=self.return_flow, clip=self.clip)
+        scans = ScanOptions(
+            recompute=as_recompute(self.recompute),
+            return_norms=self.return_flow,
+            clip=self.clip,
+            unroll=self.unroll,
+        )
         setup = set_up(self.net, params, call, scans, axes)
         gradient = whole if self.truncate is None else self.truncate.gradient
         found = gradient(setup, self.plan(call.steps.inputs, call.dtype), setup.state, setup.zeros, setup.steps)
@@ -162,6 +169,7 @@ def value_and_grad(
     *,
     memory_budget: int | None = None,
     clip: float | None = None,
+    unroll: int = 1,
     compute_dtype: DTypeLike | None = None,
     return_state: bool = False,
     return_lags: bool = False,
@@ -195,6 +203,8 @@ def value_and_grad(
         clip: the largest norm that dE/ds_t of one sequence and layer may have: at every step on the way back a longer
             one is shortened to it. What is returned is then no longer the gradient of E, but cannot explode. In units
             of E: with the default weights the share of one step of one sequence is of the order of 1/(T B).
+        unroll: how many steps one turn of a compiled loop takes: less overhead for a longer compilation. No result
+            depends on it but for rounding; `jaxrnn.tune` tries it.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
             float32 at least.
@@ -245,7 +255,17 @@ def value_and_grad(
     (128, 128)
     """
     return _ValueAndGrad(
-        net, segment, recompute, truncate, memory_budget, clip, compute_dtype, return_state, return_lags, return_flow
+        net,
+        segment,
+        recompute,
+        truncate,
+        memory_budget,
+        clip,
+        unroll,
+        compute_dtype,
+        return_state,
+        return_lags,
+        return_flow,
     )
 
 

@@ -1,9 +1,9 @@
 """Weights from and to other libraries, as NumPy arrays: PyTorch, Keras, flax, haiku, and safetensors files.
 
 Drop-ins for the recurrent layers of other libraries are modules of this room that import their library:
-`jaxrnn.interop.flax`, `jaxrnn.interop.equinox` (with its weights) and `jaxrnn.interop.haiku`. The functions here import
-none: arrays have the names, or the order, that they have there, and all results are copies. Every direction of every
-layer is
+`jaxrnn.interop.flax`, `jaxrnn.interop.equinox` (with its weights) and `jaxrnn.interop.haiku`; so is
+`jaxrnn.interop.onnx`, for models in ONNX files. The functions here import none: arrays have the names, or the order,
+that they have there, and all results are copies. Every direction of every layer is
 
     jaxrnn     U [G H, D]         W [G H, H]                b [G H], and for the GRU d [H]
     torch      weight_ih = U      weight_hh = W             bias_ih = b, bias_hh = 0            GRU: bias_hh = (0, 0, d)
@@ -15,6 +15,17 @@ sum of two biases counts, except for n in a GRU that resets after the product, w
 torch has no such GRU. So a conversion from jaxrnn to torch or Keras and back is exact, bit for bit, and so is every
 round trip from there after the first. Arrays keep their dtype, but JAX computes with float64 only if `jax_enable_x64`
 is on.
+
+The other way round, parameters of jaxrnn in the model of another library, where its optimiser finds them:
+
+    equinox       self.params = cell.init(key), a field of an eqx.Module
+    flax linen    params = self.param("rnn", cell.init)
+    flax nnx      self.params = nnx.data(jax.tree.map(nnx.Param, cell.init(key))), a Param for each array; the call then
+                  takes nnx.as_pure(self.params), of which flax before 0.12.7 says nnx.pure
+    haiku         params = jaxrnn.interop.haiku.get_parameters("rnn", cell)
+
+In nnx a single Param of all parameters fails at the second update of an nnx.Optimizer with moments, such as adam: flax
+makes a State of what was a NamedTuple.
 """
 
 from jaxrnn.interop.files import load, save

@@ -21,6 +21,7 @@ from jaxrnn.arguments import as_array, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.cells.gru import GRU, GRUParams
 from jaxrnn.cells.lstm import LSTM, LSTMParams, LSTMState
+from jaxrnn.interop.layers import check_reset_after
 from jaxrnn.layer.scan import check_params
 from jaxrnn.layer.unroll import unroll
 
@@ -112,6 +113,7 @@ def to_equinox(cell: Cell, params: Params) -> eqx.nn.GRUCell | eqx.nn.LSTMCell:
 
     Raises:
         TypeError: a cell that equinox does not have, such as an Elman cell; parameters of another cell.
+        ValueError: a GRU that resets before the product.
 
     >>> import jax, jaxrnn
     >>> from jaxrnn.interop.equinox import to_equinox
@@ -121,6 +123,7 @@ def to_equinox(cell: Cell, params: Params) -> eqx.nn.GRUCell | eqx.nn.LSTMCell:
     """
     if not isinstance(cell, GRU | LSTM):
         raise TypeError(f"cell must be a GRU or LSTM cell, the two that equinox has, got {cell}")
+    check_reset_after("cell", [cell], "equinox's GRUCell")
     check_params(cell, params)
     kind = eqx.nn.GRUCell if isinstance(cell, GRU) else eqx.nn.LSTMCell
     # The shapes of a module are enough, as all of its arrays are replaced.

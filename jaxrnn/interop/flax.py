@@ -110,13 +110,11 @@ class RNN(nnx.RNN):
         inputs = as_array("inputs", inputs)
         time_axis = 0 if time_major else inputs.ndim - 2
         fresh = self._fresh_carry(inputs, time_axis, rngs, initial_carry is None or reset is not None)
-        time_first = functools.partial(_move_axis, source=time_axis, destination=0)
-        inputs, mask, reset = map(time_first, (inputs, mask, reset))
         inputs = inputs.astype(float_dtype(params)) if is_integer(inputs) else inputs
         carry = fresh if initial_carry is None else initial_carry
         _check_dtype(self.cell, inputs, params)
         # As in flax, a padded sequence is turned around in its own steps, and its padding in itself.
-        turn = functools.partial(_flip, lengths=seq_lengths)
+        turn = functools.partial(_flip, lengths=seq_lengths, batch_axes=inputs.ndim - 2, time_major=time_major)
         flipped = reverse and seq_lengths is not None
         inputs, mask, reset = map(turn, (inputs, mask, reset)) if flipped else (inputs, mask, reset)
 
@@ -130,15 +128,15 @@ class RNN(nnx.RNN):
             reset=reset,
             initial=None if reset is None else _from_carry(cell, fresh),
             reverse=reverse and not flipped,
+            time_major=time_major,
             recompute=self.recompute,
         )
         outputs = hidden_of(states)
         if reverse and keep_order == flipped:  # what was turned is to be turned back, or what was not is to be
             outputs = turn(outputs)
-        outputs = _move_axis(outputs, 0, time_axis)
         if not return_carry:
             return outputs
-        return _to_carry(cell, final if seq_lengths is None else _last(states, seq_lengths)), outputs
+        return _to_carry(cell, final if seq_lengths is None else _last(states, seq_lengths, time_axis)), outputs
 
     def _fresh_carry(self, inputs: Array, time_axis: int, rngs: Any, wanted: bool) -> Any:
         """Makes the carry of the cell, as flax does, and as often; None where it is not wanted."""
@@ -288,23 +286,19 @@ def _to_carry(cell: Cell, state: State) -> Any:
     return (state.m, state.s) if isinstance(cell, LSTM) else state
 
 
-def _last(states: State, lengths: Array) -> State:
-    """Returns the states [*batch, H] at each sequence's last step, of states [T, *batch, H]; of no steps, at step T."""
-    steps = jnp.asarray(lengths)[None, ..., None] - 1
-    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, steps, 0)[0], states)
+def _last(states: State, lengths: Array, time_axis: int) -> State:
+    """Returns the states [*batch, H] at each sequence's last step; of a sequence of no steps, at step T."""
+    steps = jnp.expand_dims(jnp.asarray(lengths), (time_axis, -1)) - 1
+    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, steps, time_axis).squeeze(time_axis), states)
 
 
-def _flip(array: Array | None, lengths: Array | None) -> Array | None:
-    """Turns sequences [T, *batch, ...] around in time, each within its length; None stays."""
-    batch_axes = 0 if lengths is None else jnp.ndim(lengths)
-    return None if array is None else flip_sequences(array, lengths, batch_axes, time_major=True)
+def _flip(array: Any, lengths: Array | None, batch_axes: int, time_major: bool) -> Array | None:
+    """Turns sequences around in time, each within its length; None stays."""
+    return None if array is None else flip_sequences(jnp.asarray(array), lengths, batch_axes, time_major)
 
 
-def _move_axis(array: Any, source: int, destination: int) -> Array | None:
-    return None if array is None else jnp.moveaxis(jnp.asarray(array), source, destination)
-
-
-def _before_next(reset: Array, time_axis: int) -> Array | None:
+def _before_next(reset: Array, time_axis: int) -> Array:
     """Returns resets of the backward direction: what parts step t from t - 1 comes, for it, before step t - 1."""
-    time_first = Flags(None, _move_axis(reset, time_axis, 0))
-    return _move_axis(backward_flags(time_first).reset, 0, time_axis)
+    time_first = Flags(None, jnp.moveaxis(jnp.asarray(reset), time_axis, 0))
+    before: Any = backward_flags(time_first).reset
+    return jnp.moveaxis(before, 0, time_axis)

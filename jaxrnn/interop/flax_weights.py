@@ -30,6 +30,7 @@ from jaxrnn.interop.layers import (
     assemble,
     check_layers,
     check_names,
+    check_reset_after,
     check_shape,
     directions_of,
 )
@@ -89,7 +90,7 @@ def from_flax(
         cell: the name of the cell's class.
         weights: nested dicts of arrays. Of nnx `nnx.to_pure_dict(nnx.state(module, nnx.Param))`, of linen
             `variables["params"]`; the module is a cell, an RNN ({"cell": ...}) or a Bidirectional
-            ({"forward_rnn": {"cell": ...}, "backward_rnn": {"cell": ...}}).
+            ({"forward_rnn": {"cell": ...}, "backward_rnn": {"cell": ...}}). Of a stack those of one layer.
         activation: "tanh" or "relu", the `activation_fn` of a SimpleCell, which weights do not tell; all other
             functions must be flax's defaults, and `residual` False.
         merge: of a Bidirectional, "concatenate" for flax's default `merge_fn`, or "sum".
@@ -140,8 +141,8 @@ def to_flax(
 
     Raises:
         TypeError: a layer that is not one of jaxrnn's own, or parameters of another layer.
-        ValueError: an unknown cell or style; a layer of another kind than the cell; a GRU whose d is not zero, which
-            nnx's GRUCell cannot hold.
+        ValueError: an unknown cell or style; a layer of another kind than the cell; a GRU that resets before the
+            product; a GRU whose d is not zero, which nnx's GRUCell cannot hold.
 
     >>> import jax, jaxrnn, jaxrnn.interop
     >>> cell = jaxrnn.LSTM(3, 5)
@@ -152,6 +153,7 @@ def to_flax(
     check_choice("cell", cell, tuple(NNX))
     check_choice("style", style, tuple(STYLES))
     check_layers("layer", {"layer": layer}, "the directions of a flax layer")
+    check_reset_after("layer", [layer], "flax's GRUCell")
     check_params(layer, params)
     names = STYLES[style][cell]
     both = [_to_direction(names, own, arrays) for own, arrays in directions_of(layer, params)]

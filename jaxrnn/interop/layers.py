@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -80,6 +80,13 @@ def check_layers(name: str, layers: Mapping[str, Layer], whose: str) -> None:
         found = [type(cell).__name__ if trait == "kind" else getattr(cell, trait, None) for cell in cells]
         if len(set(found)) > 1:
             raise ValueError(f"{name} must have one {trait}, as {whose} do, got {', '.join(map(str, found))}")
+
+
+def check_reset_after(name: str, layers: Iterable[Layer], whose: str) -> None:
+    """Raises if a GRU among the layers resets before the product, in a library that has the other GRU alone."""
+    for cell in (cell for layer in layers for cell in cells_of(layer)):
+        if getattr(cell, "reset", "after") != "after":
+            raise ValueError(f'{name} must have reset="after", as {whose} has, got {cell}: another recurrence')
 
 
 def cells_of(layer: Layer) -> tuple[Cell, ...]:

@@ -14,9 +14,9 @@ from jaxrnn.interop.layers import (
     KINDS,
     as_floats,
     assemble,
-    cells_of,
     check_layers,
     check_names,
+    check_reset_after,
     check_shape,
     directions_of,
 )
@@ -147,9 +147,7 @@ def _check_torch_layers(layers: Sequence[Layer], params: Sequence[Params]) -> No
         raise ValueError(f"layers and params must have one entry per layer, as params.layers has, got {came}")
     named = {f"layers[{i}]": layer for i, layer in enumerate(layers)}
     check_layers("layers", named, "the layers and directions of a torch module")
-    resets = {getattr(cell, "reset", "after") for layer in layers for cell in cells_of(layer)}
-    if resets != {"after"}:
-        raise ValueError('layers must have reset="after", as torch\'s GRU has, got "before": another recurrence')
+    check_reset_after("layers", layers, "torch's GRU")
     merges = {layer.merge if isinstance(layer, Bidirectional) else "none" for layer in layers}
     if merges not in ({"none"}, {"concatenate"}):
         came = ", ".join(sorted(merges))

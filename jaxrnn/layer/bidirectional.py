@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jaxrnn.arguments import check_choice, check_key
 from jaxrnn.cells.base import Cell, Params, State
+from jaxrnn.printing import as_text, expression
 
 
 class BidirectionalParams(NamedTuple):
@@ -20,8 +21,11 @@ class BidirectionalParams(NamedTuple):
     forward: Params
     backward: Params
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Bidirectional:
     """Runs two cells over the same inputs, one in each direction of time.
 
@@ -65,6 +69,9 @@ class Bidirectional:
         if ahead != back:
             raise ValueError(f"forward and backward must have the same inputs and hidden, got {ahead} and {back}")
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     @property
     def inputs(self) -> int:
         """Counts the input features, D."""
@@ -82,7 +89,7 @@ class Bidirectional:
 
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> BidirectionalParams:
         """Draws fresh parameters of both cells."""
-        check_key("key", key)
+        check_key(key)
         forward, backward = jax.random.split(key)
         return BidirectionalParams(self.forward.init(forward, dtype), self.backward.init(backward, dtype))
 

@@ -109,7 +109,9 @@ def scan_adjoints(
         after = after if return_adjoints or options.return_norms else None
         return adjoint, (delta, StepAdjoints(after, before if return_adjoints else None))
 
-    adjoint, (deltas, step_adjoints) = lax.scan(step, adjoint, (g, local, flags), reverse=not options.reverse)
+    adjoint, (deltas, step_adjoints) = lax.scan(
+        step, adjoint, (g, local, flags), reverse=not options.reverse, unroll=options.unroll
+    )
     return adjoint, blank(flags.mask, deltas), step_adjoints
 
 

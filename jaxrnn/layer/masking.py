@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from chex import Array, ArrayTree
 
-from jaxrnn.arguments import as_array, check_positive, is_concrete, is_integer
+from jaxrnn.arguments import as_array, cause_of_shape, check_positive, is_concrete, is_integer
 from jaxrnn.cells.base import Deltas, Local, State, add_to_hidden
 from jaxrnn.layer.prepared import PreparedCell
 
@@ -156,12 +156,13 @@ def _check_flags(name: str, value: Array | None, steps: tuple[int, ...]) -> Arra
         return None
     flags = as_array(name, value)
     if flags.dtype != bool:
-        raise TypeError(f"{name} must be boolean, got dtype {flags.dtype}; for lengths see jaxrnn.lengths_to_mask")
-    if flags.shape != steps:
-        raise ValueError(
-            f"{name} must be one per step, [T, *batch] = {steps}, got {flags.shape}; "
-            f"time comes first, and nothing is broadcast"
+        raise TypeError(
+            f"{name} must be boolean, got dtype {flags.dtype}: {name}.astype(bool), "
+            f"and of lengths jaxrnn.lengths_to_mask(lengths, T)"
         )
+    if flags.shape != steps:
+        cause = cause_of_shape(flags.shape, steps)
+        raise ValueError(f"{name} must be one per step, [T, *batch] = {steps}, got {flags.shape}; {cause}")
     return flags
 
 

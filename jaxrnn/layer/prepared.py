@@ -23,6 +23,7 @@ class ScanOptions(NamedTuple):
     return_norms: bool = False  # whether the reverse scan returns the norms of what it carries
     return_adjoints: bool = False  # whether it returns what it carries
     clip: float | None = None  # the largest norm that dE/ds_t of one sequence may have
+    unroll: int = 1  # how many steps one turn of a compiled loop takes
 
 
 FORWARD_IN_TIME = ScanOptions()

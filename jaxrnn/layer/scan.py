@@ -10,7 +10,15 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, check_inputs, check_like, check_range, is_integer
+from jaxrnn.arguments import (
+    OTHER_VOCABULARY,
+    batch_shape,
+    cast,
+    check_inputs,
+    check_like,
+    check_range,
+    is_integer,
+)
 from jaxrnn.cells.base import Cell, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank, check_flags, enter, leave
@@ -58,7 +66,7 @@ def forward_segment(
         return state, (state, of_step if recompute == "none" else None)
 
     xs = cell.project(operands, inputs), flags
-    final, (states, of_steps) = lax.scan(step, start, xs, reverse=options.reverse)
+    final, (states, of_steps) = lax.scan(step, start, xs, reverse=options.reverse, unroll=options.unroll)
     return hidden_of(states), Residuals(start, None if recompute == "states" else states, of_steps), final
 
 
@@ -76,13 +84,18 @@ def check_steps(inputs: Array, size: int, mask: Array | None, reset: Array | Non
     inputs = check_inputs(inputs, size)
     flags = check_flags(mask, reset, inputs.shape[:1] + batch_shape(inputs))
     if is_integer(inputs):
-        check_range("inputs", blank(flags.mask, inputs), size)
+        features = inputs.ndim > 1 and inputs.shape[-1] == size
+        cause = "integers are tokens; features must be floats, inputs.astype(jnp.float32)"
+        check_range("inputs", blank(flags.mask, inputs), size, cause if features else OTHER_VOCABULARY)
     return inputs, flags
 
 
 def check_params(layer: Layer, params: Params, name: str = "params") -> None:
     """Raises unless the parameters have the structure and shapes that the layer makes."""
-    check_like(name, params, _shapes(layer), f"they must come from the init of {layer}")
+    cause = f"they must come from the init of {layer}"
+    if any(map(_is_of_flax, jax.tree.leaves(params, is_leaf=_is_of_flax))):
+        cause = "take the arrays out of variables of flax first, with nnx.as_pure(...): see jaxrnn.interop"
+    check_like(name, params, _shapes(layer), cause)
 
 
 def check_state(
@@ -92,7 +105,8 @@ def check_state(
     if state is None:
         return None
     expected = jax.eval_shape(functools.partial(layer.initial_state, batch, dtype))
-    check_like(name, state, expected, f"there must be one for each of the batch {batch} of the inputs")
+    cause = f"it must be one of {layer}, for a batch {batch} as inputs [T, *batch, ...] have it"
+    check_like(name, state, expected, cause)
     return cast(state, dtype)
 
 
@@ -104,6 +118,10 @@ def check_dropout_mask(layer: Layer, mask: ArrayTree, batch: tuple[int, ...], dt
     expected = one if isinstance(layer, Cell) else (one, one)
     check_like("dropout_mask", mask, expected, "there must be one per unit for each of the batch, alike at every step")
     return cast(mask, dtype)
+
+
+def _is_of_flax(node: object) -> bool:
+    return type(node).__module__.startswith("flax.")
 
 
 @functools.lru_cache(maxsize=256)

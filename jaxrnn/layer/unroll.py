@@ -11,9 +11,10 @@ from chex import Array, ArrayTree
 from jax import lax
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, dtype_to_compute_in, entries
+from jaxrnn.arguments import batch_shape, cast, cast_like, check_choice, check_positive, dtype_to_compute_in, entries
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.layer import scan
+from jaxrnn.layer.batch_major import batch_first, time_first
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
@@ -31,7 +32,7 @@ from jaxrnn.layer.prepared import (
 )
 from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.segments import (
-    WHOLE_BYTES,
+    LAYER_BYTES,
     Segments,
     balanced_lengths,
     each,
@@ -68,9 +69,11 @@ def unroll(
     initial: State | None = None,
     dropout_mask: ArrayTree | None = None,
     reverse: bool = False,
+    time_major: bool = True,
     compute_dtype: DTypeLike | None = None,
     recompute: bool | str = False,
     backward: Backward = "sequential",
+    unroll: int = 1,
     gradient: Literal["bptt", "autodiff"] = "bptt",
 ) -> tuple[Array, State]:
     """Computes the hidden states of one layer over time; its derivative is the reverse scan written by hand.
@@ -99,6 +102,9 @@ def unroll(
             recurrent products see; for a bidirectional layer a pair of them. No gradient reaches it.
         reverse: whether time runs backwards, from the last step to the first; the hidden states keep their places, and
             "before" means the step after (so the reset of a packed sequence stands at its last step).
+        time_major: whether time is the first axis of inputs, mask, reset and hidden states, or the last one before the
+            features: then inputs are [*batch, T, D] or tokens [*batch, T], mask and reset [*batch, T], hidden states
+            [*batch, T, H]. They are copied into the other order and back: see `jaxrnn.layer.batch_major`.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype, and so do their gradients, which are summed in float32 at least.
         recompute: what the reverse scan computes again instead of keeping it: "none" (or False), nothing; "gates", what
@@ -108,6 +114,8 @@ def unroll(
         backward: "sequential", or "associative": the reverse recurrence is linear in the adjoint, and an associative
             scan over its Jacobians ds_t/ds_{t-1} takes log2(T) rounds instead of T steps. It forms all of them, T B H^2
             numbers, and does H times the arithmetic: for accelerators and small H, never for a CPU.
+        unroll: how many steps one turn of a compiled loop takes, as for `lax.scan`: less overhead for a longer
+            compilation.
         gradient: "bptt", the reverse scan by hand, or "autodiff", the plain scan.
 
     Returns:
@@ -129,18 +137,23 @@ def unroll(
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
     check_backward(backward)
-    options = ScanOptions(reverse, as_recompute(recompute), backward)
+    check_positive("unroll", unroll)
+    options = ScanOptions(reverse, as_recompute(recompute), backward, unroll=unroll)
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
     if reverse and isinstance(cell, Bidirectional):
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
 
+    flags = Flags(mask, reset)
+    inputs, flags = (inputs, flags) if time_major else time_first(inputs, flags)
+
     def run(params: Params, call: LayerCall) -> tuple[Array, State]:
         return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
 
-    call = LayerCall(inputs, state, Flags(mask, reset), initial, dropout_mask)
-    return with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
+    call = LayerCall(inputs, state, flags, initial, dropout_mask)
+    hidden, final = with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
+    return hidden if time_major else batch_first(hidden), final
 
 
 def check_call(layer: Layer, params: Params, call: LayerCall, compute_dtype: DTypeLike | None) -> LayerCall:
@@ -235,13 +248,15 @@ def forward_layer(layer: PreparedCell, call: LayerCall) -> tuple[Array, Segments
         The hidden states [T, *batch, H], the residuals of every segment, and the last state.
     """
 
-    def segment(start: State, x: tuple[Array, Flags]) -> tuple[State, tuple[Array, Residuals]]:
+    def segment(start: State, x: tuple[Array, Flags]) -> tuple[State, tuple[Array | None, Residuals]]:
         hidden, residuals, final = forward_segment(layer, start, *x, layer.options.recompute)
-        return final, (hidden, residuals)
+        # Two outputs of a loop that are alike take room twice: states that are kept stand for the hidden ones.
+        return final, (hidden if residuals.states is None else None, residuals)
 
     xs = split((call.inputs, call.flags), call.inputs.shape[0], _segment_length(layer, call))
     final, ys = scan_segments(segment, call.state, xs, layer.options.reverse)
-    return join(each(lambda y: y[0], ys)), each(lambda y: y[1], ys), final
+    hidden = join(each(lambda y: y[1].hidden if y[0] is None else y[0], ys))
+    return hidden, each(lambda y: y[1], ys), final
 
 
 def backward_layer(
@@ -281,4 +296,4 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
     rows = entries(hidden_of(call.state).shape[:-1])
-    return segment_length("auto", steps, rows, sizes.total, WHOLE_BYTES if recompute == "none" else 0)
+    return segment_length("auto", steps, rows, sizes.total, LAYER_BYTES, LAYER_BYTES)

@@ -12,12 +12,21 @@ import jax.numpy as jnp
 from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import accumulation_dtype, as_array, batch_shape, check_like
+from jaxrnn.arguments import (
+    accumulation_dtype,
+    as_array,
+    batch_shape,
+    cause_of_shape,
+    check_key,
+    check_like,
+    is_integer,
+)
 from jaxrnn.cells.base import Cell, State
 from jaxrnn.cells.dropout import draw
 from jaxrnn.layer import scan
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
+from jaxrnn.printing import as_text, brief
 
 Layers = tuple[Layer, ...]
 
@@ -30,6 +39,9 @@ class Batch(NamedTuple):
     weights: Array | None = None  # w_t, [T, *batch]
     mask: Array | None = None  # [T, *batch]
     reset: Array | None = None  # [T, *batch]
+
+    def __repr__(self) -> str:
+        return as_text(self)
 
 
 class LossSteps(NamedTuple):
@@ -83,9 +95,11 @@ def read(array: Array, there: Array | None, dtype: jnp.dtype) -> Array:
 def check_params(layers: Layers, params: ArrayTree, expected: ArrayTree) -> None:
     """Raises unless the parameters have the structure and shapes of `expected`, which the network made."""
     cause = "they must come from the init of this network"
-    if not isinstance(params, type(expected)) or len(params.layers) != len(layers):
-        came = type(params).__name__
-        raise TypeError(f"params must be NetworkParams with {len(layers)} layers, got {came}; {cause}")
+    if not isinstance(params, type(expected)):
+        raise TypeError(f"params must be NetworkParams with {len(layers)} layers, got {brief(params)}; {cause}")
+    if not isinstance(params.layers, tuple) or len(params.layers) != len(layers):
+        came = f"{len(params.layers)}" if isinstance(params.layers, tuple) else brief(params.layers)
+        raise TypeError(f"params must be NetworkParams with {len(layers)} layers in a tuple, got {came}; {cause}")
     for i, (layer, layer_params) in enumerate(zip(layers, params.layers, strict=True)):
         scan.check_params(layer, layer_params, f"params.layers[{i}]")
     check_like("params.readout", params.readout, expected.readout, cause)
@@ -97,7 +111,7 @@ def check_state(layers: Layers, state: ArrayTree, batch: tuple[int, ...], dtype:
     if state is None:
         return (None,) * len(layers)
     if not isinstance(state, tuple) or len(state) != len(layers):
-        raise TypeError(f"state must be a tuple of {len(layers)} states, one per layer, got {type(state).__name__}")
+        raise TypeError(f"state must be a tuple of {len(layers)} states, one per layer, got {brief(state)}")
     return tuple(
         scan.check_state(layer, start, batch, dtype, f"state[{i}]")
         for i, (layer, start) in enumerate(zip(layers, state, strict=True))
@@ -118,8 +132,9 @@ def check_loss(
     if last_step:
         steps, there = steps[1:], None if mask is None else mask.any(0)
     targets, dtype = as_array("targets", batch.targets), accumulation_dtype(call.dtype)
-    if there is not None and targets.shape[: len(steps)] != steps:
-        raise ValueError(f"targets must begin with {steps}, as what is not masked does, got shape {targets.shape}")
+    if targets.shape[: len(steps)] != steps:
+        cause = _likely_cause(targets.shape, call.steps, last_step)
+        raise ValueError(f"targets must have a shape that begins with {steps}, got {targets.shape}; {cause}")
     # The targets stay outside the abstract evaluation, so that the objective can still read their values.
     seen = read(targets, there, dtype)
     errors = jax.eval_shape(lambda outputs: objective(outputs, seen), jax.ShapeDtypeStruct((*steps, outputs), dtype))
@@ -151,6 +166,7 @@ def draw_dropout(
     recurrent: list[ArrayTree | None] = [None] * len(layers)
     if key is None:
         return tuple(between), tuple(recurrent)
+    check_key(key)
     keys = jax.random.split(key, (len(layers), 2))
     for i, layer in enumerate(layers):
         if rates[0] and i < len(layers) - 1:
@@ -162,12 +178,27 @@ def draw_dropout(
     return tuple(between), tuple(recurrent)
 
 
+def _likely_cause(came: tuple[int, ...], steps: Steps, last_step: bool) -> str:
+    """Says what is likely wrong with targets of a shape that does not begin as they must."""
+    T, *batch = steps.shape
+    if last_step:
+        of_steps = came[: len(steps.shape)] == steps.shape
+        return "with last_step each sequence has one target, targets[-1]" if of_steps else "nothing is broadcast"
+    features = len(came) < len(steps.shape) or len(steps.shape) > 2
+    if is_integer(steps.inputs) and features and came[: len(steps.shape) - 1] == steps.shape[:-1]:
+        return "integer inputs are tokens [T, *batch]; a one-hot array must be floats, inputs.astype(jnp.float32)"
+    if came[:1] in ((T - 1,), (T + 1,)) and came[1 : len(steps.shape)] == tuple(batch):
+        return "to tell what comes next, inputs are tokens[:-1] and targets tokens[1:]"
+    return cause_of_shape(came, steps.shape)
+
+
 def _loss_weights(weights: Array | None, steps: tuple[int, ...], there: Array | None, dtype: DTypeLike) -> Array:
     """Returns w_t [T, *batch]: as given, or alike for all steps that have a loss; zero for the others."""
     if weights is not None:
         weights = as_array("weights", weights)
         if weights.shape != steps:
-            raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; nothing is broadcast")
+            cause = cause_of_shape(weights.shape, steps)
+            raise ValueError(f"weights must be one per step, {steps}, got {weights.shape}; {cause}")
         return blank(there, weights.astype(dtype))
     if there is None:
         return jnp.full(steps, 1 / math.prod(steps), dtype)

@@ -20,7 +20,7 @@ import numpy as np
 from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import as_array, check_range, is_concrete, is_integer
+from jaxrnn.arguments import as_array, cause_of_shape, check_range, is_concrete, is_integer
 from jaxrnn.layer.masking import blank
 from jaxrnn.network.batch import LossSteps, read
 from jaxrnn.network.readout import Readout, ReadoutParams
@@ -29,6 +29,9 @@ SLACK = 1e-2  # of probabilities and their sum: in bfloat16, where each is round
 
 Error = Callable[[Array, Array], Array]  # (outputs, targets) -> E_t
 ErrorAndGradient = Callable[[Array, Array], tuple[Array, Array]]  # (outputs, targets) -> (E_t, dE_t/dO_t)
+
+LABELS = "of a one-hot array, labels are targets.argmax(-1)"
+NUMBERS = "one number for each output, targets[..., None] of a single one; labels are for softmax_cross_entropy"
 
 
 class Objective:
@@ -52,7 +55,7 @@ class Objective:
         return self._function(outputs, targets)
 
     def __repr__(self) -> str:
-        return f"<objective {self._function.__name__}>"
+        return self._function.__name__
 
 
 def value_and_gradient(objective: Error, outputs: Array, targets: Array) -> tuple[Array, Array]:
@@ -154,7 +157,7 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
     >>> float(jaxrnn.sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0, 1]]))[0])  # 2 log 2
     1.3862943649291992
     """
-    _check_same_shape(outputs, targets)
+    _check_same_shape(outputs, targets, NUMBERS)
     _check_probabilities(targets)
     return jnp.sum(jax.nn.softplus(outputs) - targets * outputs, -1)
 
@@ -180,7 +183,7 @@ def squared_error(outputs: Array, targets: Array) -> Array:
     >>> float(jaxrnn.squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]]))[0])
     5.0
     """
-    _check_same_shape(outputs, targets)
+    _check_same_shape(outputs, targets, NUMBERS)
     return jnp.sum(jnp.square(outputs - targets), -1)
 
 
@@ -197,17 +200,17 @@ def _picked(outputs: Array, labels: Array) -> Array:
 
 def _check_labels_or_probabilities(outputs: Array, targets: Array) -> None:
     """Raises unless targets are integer labels in range, or floats in the shape of the outputs."""
+    steps = outputs.shape[:-1]
     if is_integer(targets):
-        if targets.shape != outputs.shape[:-1]:
-            raise ValueError(
-                f"targets of integer labels must have shape {outputs.shape[:-1]}, got {targets.shape}; "
-                f"the outputs are {outputs.shape} (one-hot targets must be floats)"
-            )
+        if targets.shape != steps:
+            one_hot = targets.shape == outputs.shape
+            cause = LABELS if one_hot else cause_of_shape(targets.shape, steps)
+            raise ValueError(f"targets of integer labels must have shape {steps}, got {targets.shape}; {cause}")
         check_range("targets", targets, outputs.shape[-1])
     elif not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise TypeError(f"targets must be integer labels or float probabilities, got dtype {targets.dtype}")
+        raise TypeError(f"targets must be integer labels or float probabilities, got dtype {targets.dtype}; {LABELS}")
     else:
-        _check_same_shape(outputs, targets)
+        _check_same_shape(outputs, targets, "labels must be integers, targets.astype(jnp.int32)")
         _check_distributions(targets)
 
 
@@ -241,10 +244,9 @@ def _check_distributions(targets: Array) -> None:
         )
 
 
-def _check_same_shape(outputs: Array, targets: Array) -> None:
-    """Raises unless targets have the shape of the outputs."""
+def _check_same_shape(outputs: Array, targets: Array, without_axis: str) -> None:
+    """Raises unless targets have the shape of the outputs; says `without_axis` where only the last axis is missing."""
     if targets.shape != outputs.shape:
-        raise ValueError(
-            f"targets must have the shape {outputs.shape} of the outputs, got {targets.shape}; "
-            f"time comes first, and nothing is broadcast"
-        )
+        steps = outputs.shape[:-1]
+        cause = without_axis if targets.shape == steps else cause_of_shape(targets.shape[:-1], steps)
+        raise ValueError(f"targets must have the shape {outputs.shape} of the outputs, got {targets.shape}; {cause}")

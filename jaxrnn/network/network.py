@@ -28,9 +28,19 @@ from jaxrnn.layer.masking import Flags, blank
 from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
-from jaxrnn.network.batch import Batch, Call, Steps, check_loss, check_params, check_state, draw_dropout, read
+from jaxrnn.network.batch import (
+    Batch,
+    Call,
+    Steps,
+    check_loss,
+    check_params,
+    check_state,
+    draw_dropout,
+    read,
+)
 from jaxrnn.network.passes import Stack, forward, inputs_of, last_hidden
 from jaxrnn.network.readout import Readout, ReadoutParams
+from jaxrnn.printing import as_text, expression
 
 Gradient: TypeAlias = Literal["bptt", "autodiff"]
 
@@ -42,8 +52,11 @@ class NetworkParams(NamedTuple):
     readout: ReadoutParams
     state: tuple[State, ...] | None = None  # s_0 of every layer, without batch axes, where it is learned
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Network:
     """Layers of cells, each fed the hidden states of the one below, a readout, and an objective.
 
@@ -105,6 +118,9 @@ class Network:
             if getattr(self, name) and len(self.layers) == 1:
                 raise ValueError(f"{name} needs two layers or more, between which it has its place; got one")
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     @property
     def bidirectional(self) -> bool:
         """Tells whether any layer reads the sequence both ways."""
@@ -112,7 +128,7 @@ class Network:
 
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> NetworkParams:
         """Draws fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
-        check_key("key", key)
+        check_key(key)
         check_float("dtype", dtype)
         *keys, last = jax.random.split(key, len(self.layers) + 1)
         layers = tuple(layer.init(key, dtype) for layer, key in zip(self.layers, keys, strict=True))
@@ -214,7 +230,7 @@ def check_call(
 ) -> Call:
     """Returns the checked arguments of one call, without its loss; raises an error that names what is wrong."""
     if key is not None:
-        check_key("key", key)
+        check_key(key)
     check_params(net.layers, params, network_shapes(net))
     inputs, flags = check_steps(batch.inputs, net.layers[0].inputs, batch.mask, batch.reset)
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)

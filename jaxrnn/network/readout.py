@@ -12,6 +12,7 @@ from chex import Array
 
 from jaxrnn.arguments import accumulation_dtype, check_float, check_key, check_positive
 from jaxrnn.cells.affine import affine, affine_input_grads, as_columns, columns, sum_of, sum_of_outer_products
+from jaxrnn.printing import as_text, expression
 
 
 class ReadoutParams(NamedTuple):
@@ -20,8 +21,11 @@ class ReadoutParams(NamedTuple):
     V: Array  # [V, H]
     c: Array | None  # [V]
 
+    def __repr__(self) -> str:
+        return as_text(self)
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class Readout:
     """Maps the hidden state of the top layer to the outputs, by an affine map.
 
@@ -52,9 +56,12 @@ class Readout:
         check_positive("hidden", self.hidden)
         check_positive("outputs", self.outputs)
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     def init(self, key: chex.PRNGKey, dtype: chex.ArrayDType = jnp.float32) -> ReadoutParams:
         """Draws initial parameters: V [V, H] with variance 1/H, c [V] at zero."""
-        check_key("key", key)
+        check_key(key)
         check_float("dtype", dtype)
         V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
         return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)

@@ -71,7 +71,7 @@ def cores_that_pay(settings: Settings, outputs: int, counts: Sequence[int]) -> i
     200,8,32,96,40: 1.22. Steps of training gain less, as both devices update all parameters: `jaxrnn train --cell lstm
     --hidden 128 --chunk 100 --steps 1500`, `--devices 2` against `--devices 1`, 0.80 and 0.87, a GRU 0.86 and 0.94.
     """
-    W = {"elman": 1, "gru": 3, "lstm": 4}[settings.cell] * settings.hidden**2
+    W = {"elman": 1, "gru": 3, "gru-before": 3, "lstm": 4}[settings.cell] * settings.hidden**2
     if W > 2**19 or outputs * settings.hidden > 8 * W:
         return 1
     return max((count for count in counts if W * settings.batch // count >= 2**18), default=1)

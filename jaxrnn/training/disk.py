@@ -1,62 +1,112 @@
-"""A full disk, told in a line that says how much room is missing."""
+"""Files and folders that are there whole or not at all, sums that tell damage, and a lock that keeps others out."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import concurrent.futures
+import hashlib
+import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+import socket
+from typing import Any
 
-import chex
-
-from jaxrnn.arguments import in_bytes
-from jaxrnn.layer.memory import nbytes
-
-BESIDES = 2**17  # bytes that a checkpoint takes besides its arrays
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What libraries of other languages write of these, of which no number is left.
-WORDS = ("ENOSPC", "EDQUOT", "EFBIG", "No space left", "Disk quota exceeded", "File too large", "file size limit")
+SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
+LOCK = ".lock"
+BESIDE, REMOVED = ".tmp", ".old"  # what is not yet there, and what is no longer: a crash may leave either
 
 
-@contextlib.contextmanager
-def room_for(tree: chex.ArrayTree, folder: pathlib.Path) -> Iterator[None]:
-    """Raises an OSError that says how much is missing where a pytree, saved within, finds no room in a folder.
-
-    It is looked for before anything is written, which would take what room there is and leave half a checkpoint.
-    """
-    size, free = nbytes(tree) + BESIDES, shutil.disk_usage(folder).free
-    if free < size:
-        raise _no_room(folder, size, f"{in_bytes(free)} are free, {in_bytes(size - free)} are missing")
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file that holds all of the text, or what it held before: written beside, synced, and renamed."""
+    beside = path.with_name(path.name + BESIDE)
     try:
-        yield
-    except Exception as error:  # of many kinds, and a hundred lines long
-        if not is_full(error):
+        beside.write_text(text, encoding="utf-8", newline="\n")
+        sync(beside)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # of a full disk, half a file would keep what little there is
+        raise
+    sync(path.parent)
+
+
+def sync(path: pathlib.Path) -> None:
+    """Waits until a file, or what a folder says of its files, is on the disk and not only in memory."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not path.is_dir():  # not every system syncs folders, or lets them be opened
             raise
-        raise _no_room(folder, size, _limit() or f"{in_bytes(free)} were free; is there a quota?") from error
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Tells whether an error, or one that it came of, is that of a disk, a quota or a file that is full."""
-    if error is None:
-        return False
-    found = isinstance(error, OSError) and error.errno in FULL
-    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    causes = (error.__cause__, error.__context__, *inner)
-    return found or any(word in str(error) for word in WORDS) or any(map(is_full, causes))
+def set_aside(path: pathlib.Path) -> pathlib.Path:
+    """Renames a folder, by which it is gone for whoever looks, and returns what is left to delete."""
+    aside = path.with_name(path.name + REMOVED)
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(path, aside)
+    return aside
 
 
-def _no_room(folder: pathlib.Path, size: int, why: str) -> OSError:
-    words = f"no room for a checkpoint of {in_bytes(size)}: {why}; the one before stands, for --resume"
-    return OSError(errno.ENOSPC, words, str(folder))
+def seal(folder: pathlib.Path) -> None:
+    """Writes the sums of all files of a folder into it, and syncs everything there."""
+    lines = [f"{digest}  {name}\n" for name, digest in _sums(folder).items()]
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+    # All at once, so that the disk has to wait once and not for each: on the ext4 of a virtual machine 280 and 210 ms.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(sync, [folder, *folder.rglob("*")]))
 
 
-def _limit() -> str | None:
-    """Returns what limits the size of a file in this process, in words; None where nothing does."""
-    with contextlib.suppress(ImportError):  # elsewhere there is no such limit
-        import resource
+def find_damage(folder: pathlib.Path) -> str | None:
+    """Returns what is wrong with a sealed folder, in words; None where every file is as it was when it was sealed.
 
-        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-        if limit != resource.RLIM_INFINITY:
-            return f"a file may have {in_bytes(limit)} at most (ulimit -f)"
-    return None
+    Files beside them whose names begin with a dot, which file systems and desktops leave, are not looked at.
+    """
+    if not folder.is_dir():
+        return "it is missing"
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        kept = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        found = _sums(folder)
+    except (OSError, ValueError) as error:
+        return f"{SUMS} cannot be read" if isinstance(error, ValueError) else str(error)
+    strange = {name for name in found.keys() - kept.keys() if not pathlib.PurePath(name).name.startswith(".")}
+    for what, names in (("is missing", kept.keys() - found.keys()), (f"is not in {SUMS}", strange)):
+        if names:
+            return f"{min(names)} {what}"
+    if not kept:
+        return f"{SUMS} is empty"
+    return next((f"{name} has changed" for name, digest in kept.items() if found[name] != digest), None)
+
+
+def _sums(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file of a folder but the sums themselves, by its path in there."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != SUMS:
+            with open(path, "rb") as file:
+                sums[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def lock(folder: pathlib.Path) -> Any:
+    """Locks a folder against other writers, until `release()` of what is returned, or the end of the process.
+
+    The kernel holds the lock, and lets go of that of a process that has died. Who holds it stands in the file.
+
+    Raises:
+        ValueError: another one writes there; its process and host are told.
+    """
+    import filelock
+
+    path = folder / LOCK
+    held = filelock.FileLock(path, timeout=0, thread_local=False)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        who = path.read_text(encoding="utf-8", errors="replace").strip() or "another process"
+        raise ValueError(f"{str(folder)!r} is being written by {who}: wait for it, or choose another --out") from None
+    path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+    return held

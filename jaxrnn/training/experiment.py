@@ -7,6 +7,7 @@ import functools
 import math
 import pathlib
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import chex
@@ -18,8 +19,8 @@ from jax.sharding import Mesh
 from jaxrnn.network.network import Network, NetworkParams, Readout
 from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.base import Task
-from jaxrnn.training import disk, memory, not_finite, step
-from jaxrnn.training.fit import Log, Metrics, NotFiniteError, Outcome, evaluate, fit
+from jaxrnn.training import full_disk, memory, not_finite, step
+from jaxrnn.training.fit import Log, Metrics, NotFiniteError, Outcome, Progress, evaluate, fit
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import CELLS, Settings
 
@@ -38,9 +39,14 @@ class Experiment(NamedTuple):
         key = jax.random.key(self.settings.seed)
         return step.initial_train_state(self.net, self.optimizer, self.settings.batch, key)
 
-    def restored_state(self, run: Run) -> step.TrainState:
-        """Returns the train state of the last checkpoint of a run, on the devices of this experiment."""
-        return run.restore(_with_shardings(jax.eval_shape(self.initial_state), self.mesh))
+    def state_of(self, run: Run) -> step.TrainState:
+        """Returns the train state that a run goes on from, on the devices of this experiment.
+
+        That is the one of its last checkpoint, to whose metrics and progress the run goes back; of a run without one,
+        the state before the first step.
+        """
+        found = run.restore_latest(_with_shardings(jax.eval_shape(self.initial_state), self.mesh))
+        return self.initial_state() if found is None else found
 
     def validate(self, params: NetworkParams) -> Metrics:
         """Evaluates parameters on the validation part."""
@@ -70,13 +76,20 @@ class Experiment(NamedTuple):
             mesh=self.mesh,
         )
 
-    def train(self, run: Run, state: step.TrainState, show: Log = lambda metrics: None) -> Outcome:
-        """Trains to the end, or to Ctrl-C; keeps metrics and checkpoints in the folder of the run.
+    def train(
+        self,
+        run: Run,
+        state: step.TrainState,
+        show: Log = lambda metrics: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Trains to the end, or until it is told to stop; keeps metrics and checkpoints in the folder of the run.
 
         Args:
             run: the folder.
-            state: `initial_state()`, or the last checkpoint of the run.
+            state: from `state_of(run)`; of a new run, `initial_state()`.
             show: called with all metrics, and the seconds of training so far.
+            stop: asked after every step, as `fit` does.
 
         Raises:
             FloatingPointError: a loss or a gradient is not finite. The message says where that began, the batch is kept
@@ -90,11 +103,10 @@ class Experiment(NamedTuple):
             run.log(metrics)
             show(metrics)
 
-        def save(state: step.TrainState) -> None:
-            with disk.room_for(state, run.path):
-                run.save(state, int(state.step))
+        def save(state: step.TrainState, progress: Progress) -> None:
+            with full_disk.room_for(state, run.path):
+                run.save(state, int(state.step), progress)
 
-        run.drop_metrics_after(int(state.step))
         try:
             return fit(
                 state,
@@ -108,6 +120,8 @@ class Experiment(NamedTuple):
                 patience=settings.patience or None,
                 on_nan=settings.on_nan,
                 save=save,
+                stop=stop,
+                progress=run.progress,
                 mesh=self.mesh,
             )
         except NotFiniteError as error:
@@ -137,7 +151,7 @@ class Experiment(NamedTuple):
     def _last_saved(self, run: Run) -> step.TrainState:
         """Returns the train state of the last checkpoint, or where there is none, the one before the first step."""
         try:
-            return self.restored_state(run)
+            return self.state_of(run)
         except ValueError:
             return self.initial_state()
 
@@ -191,8 +205,7 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
 def record(experiment: Experiment) -> dict[str, Any]:
     """Returns what the folder of the run keeps besides its checkpoints."""
     settings, task = dataclasses.asdict(experiment.settings), experiment.task
-    if settings["data"] is not None:
-        settings["data"] = str(pathlib.Path(settings["data"]).expanduser().absolute())
+    settings["data"] = _absolute(settings["data"])
     if math.isinf(settings["vanishing_steps"]):
         del settings["vanishing_steps"]  # JSON knows no infinity
     kept = {
@@ -225,6 +238,14 @@ def settings_of(run: Run) -> Settings:
         raise ValueError(f"{str(run.path)!r} was made by another version of jaxrnn: {error}") from error
 
 
+def other_settings(run: Run, given: Mapping[str, Any]) -> list[str]:
+    """Returns the names of those given settings that are others in a run."""
+    kept = settings_of(run)
+    return [
+        name for name, value in given.items() if getattr(kept, name) != (_absolute(value) if name == "data" else value)
+    ]
+
+
 def load_best(run: Run, mesh: Mesh | None = None) -> tuple[Network, NetworkParams]:
     """Returns the network and the parameters with the least validation loss of a run, on one device; needs no data.
 
@@ -235,8 +256,12 @@ def load_best(run: Run, mesh: Mesh | None = None) -> tuple[Network, NetworkParam
     like = jax.eval_shape(
         lambda: step.initial_train_state(net, make_optimizer(settings), settings.batch, jax.random.key(0))
     )
-    params = step.averaged_params(run.restore(_with_shardings(like, mesh), "best"))
+    params = step.averaged_params(run.restore_best(_with_shardings(like, mesh)))
     return net, jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+
+
+def _absolute(data: str | None) -> str | None:
+    return None if data is None else str(pathlib.Path(data).expanduser().absolute())
 
 
 def _with_shardings(like: step.TrainState, mesh: Mesh | None) -> step.TrainState:

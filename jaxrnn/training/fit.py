@@ -1,13 +1,10 @@
-"""The training loop: steps, metrics, validations and saves, to the end or to Ctrl-C; and the error on some batches."""
+"""The training loop: steps, metrics, validations and saves, until it is told to stop; and the error on some batches."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import chex
@@ -15,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxrnn.arguments import check_choice
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
+from jaxrnn.training.processes import largest_of_all
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
 
 MOST_SKIPPED = 25  # steps in a row whose gradient was not finite
@@ -79,6 +76,20 @@ def _sum_errors(
     return (jnp.sum(errors, where=there), jnp.sum(wrong & there), jnp.sum(there)), final
 
 
+class Progress(NamedTuple):
+    """Holds what `fit` decides by besides the train state, so that a training that was stopped goes on exactly.
+
+    All of it is numbers that JSON keeps to the bit.
+    """
+
+    pending: tuple[dict[str, float], ...] = ()  # the metrics of the steps since the last log
+    best: float = math.inf  # the least validation loss so far
+    waited: int = 0  # validations since then
+
+
+BEGINNING = Progress()
+
+
 class Outcome(NamedTuple):
     """Says how `fit` ended."""
 
@@ -111,12 +122,18 @@ def fit(
     flow_every: int = 0,
     patience: int | None = None,
     on_nan: Literal["stop", "skip"] = "stop",
-    save: Callable[[TrainState], None] = lambda train: None,
+    save: Callable[[TrainState, Progress], None] = lambda train, progress: None,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Progress = BEGINNING,
     mesh: Mesh | None = None,
 ) -> Outcome:
-    """Trains from where `train` stands to `steps` steps in all. Ctrl-C ends it after the step under way, and saves.
+    """Trains from where `train` stands to `steps` steps in all, or until it is told to stop, after the step under way.
 
-    Several processes may train together, on one mesh; Ctrl-C at one of them ends all, when metrics are logged next.
+    With what `save` was given last, train state and progress, it goes on as if it had never stopped: the same steps,
+    the same logs, the same end.
+
+    Several processes may train together, on one mesh; where one of them is told to stop all do, when metrics are logged
+    or validated next.
 
     Args:
         train: from `initial_train_state`, or restored; its buffers are donated.
@@ -133,83 +150,79 @@ def fit(
         on_nan: "stop" where a loss or a gradient is not finite, which is looked for before every log, validation and
             save; or "skip", with a step and an optimizer made for it: `log` then gets means over the others, and how
             many were "skipped", and it stops after more than 25 of them in a row.
-        save: called after every validation and on Ctrl-C.
+        save: called after every validation and when told to stop, with all that a later call goes on from.
+        stop: asked after every step; True ends the training, saved. `jaxrnn.training.signals.stop_on_signals` makes one
+            of Ctrl-C, SIGTERM and SIGHUP, which by themselves end a step in its middle.
+        progress: where `train` stands besides, as it was saved.
         mesh: the devices that the step was made with; the train state is spread over them.
 
     Raises:
         NotFiniteError: a loss or a gradient is not finite, see `on_nan`. What was saved last is not touched.
-        FloatingPointError: the validation loss is not finite.
+        FloatingPointError: the validation loss is not finite; with "skip" it only counts as no improvement.
     """
     check_choice("on_nan", on_nan, ("stop", "skip"))
-    pending: list[dict[str, chex.Array]] = []
-    losses: list[float] = []
+    pending: list[dict[str, Any]] = list(progress.pending)
+    best, waited, stopped = progress.best, progress.waited, False
+
+    def out_of_patience() -> bool:
+        return patience is not None and waited >= patience
+
     if mesh is not None:
         train = spread_train_state(train, mesh)
-    with _interruption() as interrupted:
-        for done in range(int(train.step) + 1, steps + 1):
-            train, metrics = step(train, batches(done - 1))
-            flow = metrics.pop("flow", None)
-            if flow is not None and flow_every and done % flow_every == 0:
-                log({"step": done, "flow": flow.tolist()})
-            pending.append(metrics)
-            logs = done % log_every == 0 or done == steps or _told_to_stop(interrupted, False)
-            if logs or done % every == 0:
-                means = _finite_means(train, pending, on_nan)
-            if logs:
-                log({"step": done, **means})
-                pending = []
-            if validate is not None and (done % every == 0 or done == steps):
-                found = validate(averaged_params(train))
-                if not math.isfinite(found.loss):
-                    raise FloatingPointError(f"the validation loss is {found.loss} at step {done}: lower the rate")
-                rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
-                log({"step": done, "validation_loss": found.loss} | rate)
-                losses.append(found.loss)
-            stopped = _told_to_stop(interrupted, done % log_every == 0)
-            if done % every == 0 or done == steps or stopped:
-                _finite_means(train, pending, on_nan)
-                save(train)
-            if patience is not None and losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
-                break
-            if stopped:
-                return Outcome(train, done < steps)
-    return Outcome(train, False)
+    for done in range(int(train.step) + 1, steps + 1):
+        if stopped or out_of_patience():
+            break
+        train, metrics = step(train, batches(done - 1))
+        flow = metrics.pop("flow", None)
+        if flow is not None and flow_every and done % flow_every == 0:
+            log({"step": done, "flow": flow.tolist()})
+        pending.append(metrics)
+        logs, due = (done == steps or done % often == 0 for often in (log_every, every))
+        if logs or due:
+            pending = _fetch(train, pending, on_nan)
+        if logs:
+            log({"step": done, **_means(pending)})
+            pending = []
+        if validate is not None and due:
+            found = validate(averaged_params(train))
+            if on_nan == "stop" and not math.isfinite(found.loss):
+                raise FloatingPointError(f"the validation loss is {found.loss} at step {done}: lower the rate")
+            rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
+            log({"step": done, "validation_loss": found.loss} | rate)
+            best, waited = (found.loss, 0) if found.loss < best else (best, waited + 1)
+        stopped = _told_to_stop(stop, due or logs)
+        if due or stopped:
+            pending = _fetch(train, pending, on_nan)
+            save(train, Progress(tuple(pending), best, waited))
+    return Outcome(train, stopped and done < steps and not out_of_patience())
 
 
-def _told_to_stop(interrupted: threading.Event, together: bool) -> bool:
-    """Returns whether Ctrl-C has come; of several processes, to any of them, and only where all ask `together`."""
+def _told_to_stop(stop: Callable[[], bool], together: bool) -> bool:
+    """Returns whether to stop; of several processes, whether any of them is to, and only where all ask `together`."""
     if jax.process_count() == 1:
-        return interrupted.is_set()
-    return together and bool(multihost_utils.process_allgather(np.array(interrupted.is_set())).any())
+        return stop()
+    return together and largest_of_all(stop()) > 0
 
 
-def _finite_means(
-    train: TrainState, metrics: list[dict[str, chex.Array]], on_nan: Literal["stop", "skip"]
-) -> dict[str, float]:
-    """Returns the means over the last steps, up to that of the train state, and how many were left out, if any.
+def _fetch(train: TrainState, metrics: list[dict[str, Any]], on_nan: str) -> list[dict[str, float]]:
+    """Returns the metrics of the last steps, up to that of the train state, as numbers of Python.
 
     Raises:
         NotFiniteError: one is not finite, and none may be; or too many in a row are not.
     """
-    means = _means(metrics)
-    if all(map(math.isfinite, means.values())):  # one number of each tells of all
-        return means
-    values = jax.device_get(metrics)
-    finite = [all(map(math.isfinite, of_step.values())) for of_step in values]
+    fetched = jax.tree.map(float, jax.device_get(metrics))
+    for step, of_step in enumerate(fetched, int(train.step) + 1 - len(fetched)):
+        if on_nan == "stop" and not _finite(of_step):
+            loss = of_step["loss"]
+            what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
     if on_nan == "skip":
         _check_skipped(train)
-        kept = [of_step for of_step, there in zip(values, finite, strict=True) if there]
-        return {"skipped": len(values) - len(kept), **_means(kept)}
-    if all(finite):  # only their sum is not
-        return means
-    first = finite.index(False)
-    step, loss = int(train.step) + first + 1 - len(metrics), values[first]["loss"]
-    what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-    raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
+    return fetched
 
 
-def _means(metrics: list[dict[str, chex.Array]]) -> dict[str, float]:
-    return jax.tree.map(lambda *values: float(jnp.mean(jnp.stack(values))), *metrics or [{}])
+def _finite(metrics: dict[str, float]) -> bool:
+    return all(map(math.isfinite, metrics.values()))
 
 
 def _check_skipped(train: TrainState) -> None:
@@ -220,20 +233,8 @@ def _check_skipped(train: TrainState) -> None:
         raise NotFiniteError(step, f"no gradient is finite any more from step {step} on, {count} were skipped")
 
 
-@contextlib.contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turns Ctrl-C into a flag: raised in the middle of a step, it would leave donated buffers and no result."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        flag.set()
-        signal.signal(signal.SIGINT, previous)  # a second Ctrl-C does not wait
-
-    previous = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
+    """Returns the means over the steps whose metrics are finite, and how many of the others there are, if any."""
+    kept = list(filter(_finite, metrics))
+    means = {name: math.fsum(row[name] for row in kept) / len(kept) for name in metrics[0]} if kept else {}
+    return means if len(kept) == len(metrics) else {"skipped": len(metrics) - len(kept), **means}

@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
     @property
     def parameters(self) -> int:
         """Counts U and W of every layer, and V; the biases are left out."""
-        rows = CELLS[self.cell].blocks * self.hidden
+        rows = CELLS[self.cell](1, 1).blocks * self.hidden
         below = self.inputs + (self.layers - 1) * self.hidden
         return rows * (below + self.layers * self.hidden) + self.outputs * self.hidden
 

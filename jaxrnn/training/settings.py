@@ -15,7 +15,12 @@ from jaxrnn.cells.initializers import RECURRENT
 from jaxrnn.cells.lstm import LSTM
 from jaxrnn.tasks import TASKS
 
-CELLS: dict[str, Any] = {"elman": Elman, "gru": GRU, "lstm": LSTM}
+CELLS: dict[str, Any] = {
+    "elman": Elman,
+    "gru": GRU,
+    "gru-before": functools.partial(GRU, reset="before"),
+    "lstm": LSTM,
+}
 LARGEST = 2**31 - 1  # what the integers of JAX hold, without its 64 bits
 
 
@@ -49,7 +54,9 @@ class Settings:
     task: str = _setting("text", "Choose what to learn.", choices=TASKS)
     data: str | None = _setting(None, f"Read the data from here: {_by_task('data_is')}.")
     length: int = _setting(100, f"Set the length: {_by_task('length_is')}.", check_positive)
-    cell: str = _setting("elman", "Choose the recurrence.", choices=CELLS)
+    cell: str = _setting(
+        "elman", "Choose the recurrence; gru-before is the GRU that resets before its product.", choices=CELLS
+    )
     hidden: int = _setting(768, "Set the number of hidden units of a layer.", check_positive)
     layers: int = _setting(1, "Set the number of layers of cells.", check_positive)
     activation: str = _setting("tanh", "Choose the activation of an Elman cell.", choices=("tanh", "relu"))

@@ -1,5 +1,6 @@
 """Where the command runs: devices, processes, what is refused; two processes that train together, and one that dies."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -146,3 +147,22 @@ def test_a_process_that_dies_ends_the_others_and_resume_goes_on(call, tmp_path, 
     resumed = call("train", "--resume", "--out", tmp_path / "run", "--devices", 1)
     assert resumed.exit_code == 0, resumed.output
     assert_same_curve(tmp_path / "run", straight.path)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_and_a_lock_keeps_others_out(tmp_path, data):
+    settings, folder = options(data, steps=1_000_000, every=100), tmp_path / "run"
+    processes = start(folder, *settings)
+    while not ((folder / "metrics.jsonl").exists() and (folder / "metrics.jsonl").read_text()):
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.1)
+    others = start(folder, *settings, "--resume=auto")
+    for other in others:
+        err = other.communicate(timeout=100)[1]
+        assert other.returncode == 2
+        assert f"is being written by process {processes[0].pid} on" in err
+    processes[1].send_signal(signal.SIGTERM)
+    out = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143]
+    last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
+    assert f"Interrupted after step {last}; saved" in out[0]

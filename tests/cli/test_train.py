@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrnn import cli
+from jaxrnn.training.experiment import load_best
 from jaxrnn.training.run_folder import Run
 
 
@@ -105,6 +106,16 @@ def test_every_task_is_trained(call, task, tmp_path):
         assert "trained on" in refused.output
 
 
+def test_the_gru_that_resets_before_its_product(call, tmp_path):
+    small = ["--length", 20, "--hidden", 8, "--batch", 4, "--steps", 4, "--every", 2]
+    result = call("train", "--task", "adding", "--cell", "gru-before", "--out", "run", *small)
+    check_folder(tmp_path / "run", result, "adding")
+    assert "1 x GRU(8, reset before)" in result.output
+    assert load_best(Run.open(tmp_path / "run"))[0].layers[0].reset == "before"
+    again = call("train", "--resume", "--out", "run")
+    assert again.exit_code == 0, again.output
+
+
 def test_the_training_kit_from_the_command_line(call, tmp_path):
     kit = ["--cell", "elman", "--initializer", "sparse", "--vanishing", 0.5, "--vanishing-steps", 10, "--noise", 0.01]
     kit += ["--decay", 0.01, "--average", 0.9, "--accumulate", 2, "--patience", 1, "--dropout", 0.1]
@@ -131,3 +142,37 @@ def test_wrong_tasks(call, arguments, message):
     result = call("train", "--out", "run", "--hidden", 8, "--batch", 4, "--length", 10, *arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def metrics_of(run):
+    rows = Run.open(run).metrics()
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_one_line_begins_a_run_and_goes_on_with_it(call, trained, data, small, tmp_path):
+    line = ["train", "--data", data, "--flow", 5, *small, "--out", "run", "--resume=auto"]
+    for _ in range(2):
+        result = call(*line)
+        assert result.exit_code == 0, result.output
+        assert metrics_of(tmp_path / "run") == metrics_of(trained[0])
+    other = call(*line, "--hidden", 17, "--seed", 1)
+    assert other.exit_code == 2
+    assert "other settings: leave out --hidden, --seed" in other.output
+
+
+def test_a_run_without_a_checkpoint_begins_at_its_first_step(call, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 5, "lo')
+    result = call("train", "--resume", "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert metrics_of(tmp_path / "run") == metrics_of(trained[0])
+
+
+def test_a_run_of_patience_that_has_ended_does_not_train_on(call, data, small, tmp_path):
+    patient = ["--every", 2, "--steps", 60, "--patience", 1, "--rate", 0.5, "--warmup", 0]
+    assert call("train", "--data", data, "--out", "run", *small[:6], *patient).exit_code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"step": 60,' not in before
+    assert call("train", "--resume", "--out", "run").exit_code == 0
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before

@@ -1,5 +1,7 @@
 """Strict modes of JAX, and programs exported for batches of any size."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -52,3 +54,18 @@ def test_a_program_for_batches_of_any_size(name, way):
     function = jax.jit(lambda params, *given: gradient(params, *given, key))
     exported = jax.export.export(function)(params, *data)
     assert relative_error(exported.call(params, *given), function(params, *given)) < 1e-6
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_without_jit_compiled_ahead_and_watched_for_nan_it_is_the_same(name):
+    problem = dataclasses.replace(PROBLEMS[name], T=3)
+    given = problem.arguments(jnp.float32)
+    if problem.masked and not problem.tokens:
+        given = given._replace(inputs=jnp.where(given.mask[..., None], given.inputs, jnp.nan))
+    gradient = jaxrnn.value_and_grad(problem.net, segment=2)
+    expected = jax.jit(gradient)(*given)
+    assert relative_error(jax.jit(gradient).lower(*given).compile()(*given), expected) == 0
+    with jax.debug_nans(True):
+        assert relative_error(jax.jit(gradient)(*given), expected) == 0
+    with jax.disable_jit():
+        assert relative_error(gradient(*given), expected) < 1e-5

@@ -116,3 +116,9 @@ WRONG = {
 def test_what_is_unsupported_is_named(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+def test_the_other_gru_is_refused():
+    cell = jaxrnn.GRU(D, H, reset="before")
+    with pytest.raises(ValueError, match="another recurrence"):
+        to_equinox(cell, cell.init(jax.random.key(0)))

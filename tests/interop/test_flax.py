@@ -1,8 +1,11 @@
 """flax: its RNN and Bidirectional against ours on the same cells, and its weights there and back."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from interop.libraries import LENGTHS, B, D, H, T, assert_alike, numbers
 from pairwise import label, pairwise
@@ -85,8 +88,16 @@ def test_masks_and_resets_are_those_of_unroll():
     np.testing.assert_allclose(found, jnp.swapaxes(truth, 0, 1), rtol=0, atol=1e-12)
 
 
-def test_the_examples_of_its_documentation():
-    """A training step with `nnx.Optimizer`, and a Bidirectional, with the import replaced."""
+def test_the_example_in_its_documentation_runs_unchanged():
+    """But for where RNN and Bidirectional are imported from."""
+    names = {"RNN": RNN, "Bidirectional": Bidirectional, "GRUCell": nnx.GRUCell}
+    example = doctest.DocTestParser().get_doctest(nnx.Bidirectional.__doc__, names, "Bidirectional", None, None)
+    assert sum("RNN(" in line.source or "Bidirectional(" in line.source for line in example.examples) == 3
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_a_model_is_trained_as_its_documentation_does():
+    """With `nnx.Optimizer`."""
 
     class Model(nnx.Module):
         def __init__(self, rngs):
@@ -102,16 +113,10 @@ def test_the_examples_of_its_documentation():
         optimizer.update(model, grads)
         return error
 
-    optax = pytest.importorskip("optax")
     model = Model(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
     errors = [train_step(model, optimizer, jnp.ones((2, 3, 3)), jnp.ones((2, 3, 2))) for _ in range(3)]
     assert errors[0] > errors[1] > errors[2]
-
-    forward_rnn = RNN(nnx.GRUCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0)))
-    backward_rnn = RNN(nnx.GRUCell(in_features=3, hidden_features=4, rngs=nnx.Rngs(0)))
-    layer = Bidirectional(forward_rnn=forward_rnn, backward_rnn=backward_rnn)
-    assert layer(jnp.ones((2, 3, 3))).shape == (2, 3, 8)
 
 
 @pytest.mark.usefixtures("float64")
@@ -194,9 +199,17 @@ def test_weights_of_linen_there_and_back(kind):
         assert same_bits(back, weights if "forward_rnn" in weights else weights["cell"])
 
 
-def test_a_bias_that_nnx_cannot_hold_is_an_error():
+TORCH_GRU = {"weight_ih_l0": np.ones((3 * H, D)), "weight_hh_l0": np.ones((3 * H, H))}
+TORCH_GRU |= {"bias_ih_l0": np.ones(3 * H), "bias_hh_l0": np.ones(3 * H)}
+
+
+def test_what_flax_cannot_hold_is_an_error():
     cell = jaxrnn.GRU(D, H)
     params = jax.tree.map(np.asarray, cell.init(jax.random.key(0)))
     assert interop.to_flax("GRUCell", cell, params)["dense_h"]["kernel"].shape == (H, 3 * H)
+    (cell,), (params,) = interop.from_torch(TORCH_GRU)
     with pytest.raises(ValueError, match=r"params\.d must be zero"):
-        interop.to_flax("GRUCell", cell, params._replace(d=np.ones(H)))
+        interop.to_flax("GRUCell", cell, params)
+    before = jaxrnn.GRU(D, H, reset="before")
+    with pytest.raises(ValueError, match="another recurrence"):
+        interop.to_flax("GRUCell", before, before.init(jax.random.key(0)))

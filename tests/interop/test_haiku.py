@@ -15,7 +15,7 @@ hk = pytest.importorskip("haiku")
 from jaxrnn.interop.haiku import dynamic_unroll  # noqa: E402
 
 OPTIONS = {
-    "core": ("VanillaRNN", "LSTM", "one bias"),
+    "core": ("VanillaRNN", "GRU", "LSTM", "one bias"),
     "time_major": (True, False),
     "reverse": (False, True),
     "return_all_states": (False, True),
@@ -87,13 +87,13 @@ def test_masks_and_resets_with_time_second():
     np.testing.assert_allclose(found, jnp.swapaxes(truth, 0, 1), atol=1e-6)
 
 
-@pytest.mark.parametrize("core", ["VanillaRNN", "LSTM", "one bias"])
+@pytest.mark.parametrize("core", OPTIONS["core"])
 def test_weights_there_and_back(core):
     """The sum of two biases comes back as one; a forget bias that 1 can be added to exactly comes back in every bit."""
     model, x = transformed(hk.dynamic_unroll, core, B), numbers(T, B, D).astype(jnp.float32)
     params = jax.tree.map(lambda leaf: leaf + 0.25 * (leaf.ndim == 1), model.init(jax.random.key(0), x))
-    kind = "LSTM" if core == "LSTM" else "VanillaRNN"
-    name = "model/" + ("lstm" if core == "LSTM" else "vanilla_rnn")
+    kind = "VanillaRNN" if core == "one bias" else core
+    name = "model/" + {"GRU": "gru", "LSTM": "lstm"}.get(core, "vanilla_rnn")
     cell, ours = interop.from_haiku(kind, params | {"other": {"w": x}}, name)
     np.testing.assert_allclose(jaxrnn.unroll(cell, ours, x)[0], model.apply(params, x)[0], atol=1e-6)
     back = interop.to_haiku(kind, cell, ours, name, double_bias=core != "one bias")
@@ -105,19 +105,8 @@ def test_weights_there_and_back(core):
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-def of_gru(x):
-    core = hk.GRU(H)
-    return dynamic_unroll(core, x, core.initial_state(B))
-
-
 LINEAR = {"lstm/linear": {"w": np.ones((8, 20)), "b": np.zeros(19)}}
 WRONG = {
-    "a GRU": (
-        lambda: hk.transform(of_gru).init(jax.random.key(0), jnp.ones((T, B, D))),
-        ValueError,
-        "resets the state before",
-    ),
-    "weights of a GRU": (lambda: interop.from_haiku("GRU", {}), ValueError, "resets the state before"),
     "another core": (
         lambda: hk.transform(lambda x: dynamic_unroll(hk.IdentityCore(), x, ())).init(None, jnp.ones((T, B, D))),
         ValueError,
@@ -126,7 +115,12 @@ WRONG = {
     "tanh": (
         lambda: interop.to_haiku("VanillaRNN", jaxrnn.Elman(D, H), jaxrnn.Elman(D, H).init(jax.random.key(0))),
         ValueError,
-        'activation="relu"',
+        "with activation='relu'",
+    ),
+    "a GRU that resets after": (
+        lambda: interop.to_haiku("GRU", jaxrnn.GRU(D, H), jaxrnn.GRU(D, H).init(jax.random.key(0))),
+        ValueError,
+        "with reset='before'",
     ),
     "another name": (lambda: interop.from_haiku("LSTM", LINEAR, "model/lstm"), ValueError, "is 'model/lstm' the name"),
     "a shape": (lambda: interop.from_haiku("LSTM", LINEAR), ValueError, r"linear/b must have shape \(20,\)"),

@@ -1,4 +1,4 @@
-"""There and back: by torch's names, by Keras's order and through a file, in every bit, in arrays that are copies."""
+"""There and back: by names of torch and haiku, by Keras's order, and through a file; in every bit, in copies."""
 
 import pathlib
 import subprocess
@@ -57,6 +57,23 @@ def test_a_gru_that_resets_before_goes_to_keras_and_back(bias: bool, tmp_path: p
         assert_same(interop.load(tmp_path / "layer.safetensors", like=params), params)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_haiku_there_and_back(dtype: Any) -> None:
+    """In every bit, but for the forget bias of an LSTM, to which 1 is added on the way."""
+    cells = {
+        "VanillaRNN": jaxrnn.Elman(D, H, "relu"),
+        "GRU": jaxrnn.GRU(D, H, reset="before"),
+        "LSTM": jaxrnn.LSTM(D, H),
+    }
+    for core, cell in cells.items():
+        (params,) = params_of((cell,), dtype)
+        if core == "LSTM":
+            params.b[H : 2 * H] = 0.5
+        came, back = interop.from_haiku(core, interop.to_haiku(core, cell, params))
+        assert came == cell
+        assert_same(back, params)
+
+
 def test_sums_of_biases_come_back_as_one() -> None:
     """What the second bias of torch and Keras becomes: part of b, but for n in a GRU."""
     first, second = np.arange(1.0, 16), 100 * np.arange(1.0, 16)
@@ -90,4 +107,4 @@ def test_nothing_of_other_libraries_is_imported() -> None:
     folder = pathlib.Path(interop.__file__).parents[2]
     names = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
     assert "jaxrnn.interop" in names
-    assert {"torch", "keras", "tensorflow", "safetensors", "flax", "equinox", "haiku"}.isdisjoint(names)
+    assert {"torch", "keras", "tensorflow", "safetensors", "flax", "equinox", "haiku", "onnx"}.isdisjoint(names)

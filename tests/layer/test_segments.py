@@ -1,7 +1,11 @@
-"""The lengths of segments: what needs the least memory, tried one by one."""
+"""The lengths of segments: what needs the least memory, tried one by one; what is kept of them."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from programs import OPTIMISED
 
+import jaxrnn
 from jaxrnn.layer.segments import balanced_lengths, nearby_divisor, segment_length
 
 
@@ -34,3 +38,17 @@ def test_a_segment_asked_for_is_cut_to_the_sequence_and_auto_leaves_a_short_one_
     assert segment_length("auto", 1000, 1, 8) == 1000
     assert segment_length("auto", 1000, 1, 8, whole_bytes=0) == 1000
     assert segment_length("auto", 1000, 1000, 2**20) == 8  # 8 MB, what stays in cache
+
+
+def test_hidden_states_that_are_kept_and_handed_out_are_held_once():
+    """Held twice, they would need a whole [T, B, H] more."""
+    T, B, D, H, V = 128, 64, 128, 256, 128
+    cell = jaxrnn.Elman(D, H)
+
+    def loss(params, V, inputs):
+        return jax.nn.logsumexp(jaxrnn.unroll(cell, params, inputs)[0] @ V, -1).sum()
+
+    shapes = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((H, V), (T, B, D)))
+    lowered = jax.jit(jax.grad(loss, (0, 1))).lower(jax.eval_shape(cell.init, jax.random.key(0)), *shapes)
+    found = lowered.compile(compiler_options=OPTIMISED).memory_analysis().temp_size_in_bytes
+    assert found < 3.2 * (T * B * H * 4)

@@ -30,6 +30,7 @@ OPTIONS = {
     "reset": (False, True),
     "dropout_mask": (False, True),
     "compute_dtype": (None, "float64"),
+    "batch_major": (False, True),
 }
 
 
@@ -60,15 +61,20 @@ def test_the_gradient_is_that_of_autodiff(row):
         flags["dropout_mask"] = keep if both_ways else keep[0]
     probe = np.random.default_rng(3).normal(size=(T, *batch, layer.outputs))
 
-    def gradient(**options):
+    def gradient(time_major=True, **options):
+        place = 0 if time_major else len(batch)
+        lay = lambda array: None if array is None else jnp.moveaxis(array, 0, place)
+        given = flags | options | {"mask": lay(flags["mask"]), "reset": lay(flags["reset"]), "time_major": time_major}
+
         def error(params, state, initial, inputs):
-            hidden, final = jaxrnn.unroll(layer, params, inputs, state, initial=initial, **flags, **options)
+            hidden, final = jaxrnn.unroll(layer, params, lay(inputs), state, initial=initial, **given)
+            hidden = jnp.moveaxis(hidden, place, 0)
             return jnp.sum(probe * jnp.sin(hidden)) + sum(jnp.sum(leaf**3) for leaf in jax.tree.leaves(final))
 
         wanted = tuple(i for i, there in enumerate((True, row["stateful"], row["initial"], not row["tokens"])) if there)
         return jax.jit(jax.value_and_grad(error, wanted))(params, state, like if row["initial"] else None, inputs)
 
-    by_rule = gradient(recompute=row["recompute"], backward=row["backward"])
+    by_rule = gradient(not row["batch_major"], recompute=row["recompute"], backward=row["backward"])
     assert relative_error(by_rule, gradient(gradient="autodiff")) <= EXACT
 
 

@@ -23,6 +23,12 @@ def bench_long():
 
 
 @pytest.fixture(scope="session")
+def bench_flax():
+    pytest.importorskip("flax")
+    return script("bench_flax")
+
+
+@pytest.fixture(scope="session")
 def truncation_bias():
     return script("truncation_bias")
 
@@ -30,6 +36,11 @@ def truncation_bias():
 @pytest.fixture(scope="session")
 def speed_table():
     return script("speed_table")
+
+
+@pytest.fixture(scope="session")
+def onnx_errors():
+    return script("onnx_errors")
 
 
 @pytest.fixture

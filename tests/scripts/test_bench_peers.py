@@ -40,3 +40,13 @@ def test_turns_of_processes_make_the_table(bench_peers, monkeypatch, tmp_path, c
     assert [row[column] for column in ("cell", "T", "B", "D", "H", "V")] == ["elman", "3", "2", "3", "4", "5"]
     assert 0 < float(row["jaxrnn, 1 device ms"]) < 1000
     assert row["jax.grad ms"] in capsys.readouterr().out
+
+
+def test_drawn_shapes_are_those_of_their_seed_and_not_too_large(bench_peers):
+    shapes = {cell: bench_peers.drawn(cell, 30, 1) for cell in ("elman", "lstm")}
+    assert shapes["lstm"] == bench_peers.drawn("lstm", 30, 1) != bench_peers.drawn("lstm", 30, 2)
+    for cell, found in shapes.items():
+        gates = {"elman": 1, "lstm": 4}[cell]
+        assert all(6 * s.T * s.B * s.H * (gates * (s.D + s.H) + s.V) <= bench_peers.LARGEST for s in found)
+        assert min(s.T for s in found) < 60
+        assert max(s.T for s in found) > 600

@@ -82,12 +82,12 @@ def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monke
     """Stopped after its first checkpoint, it goes on from there bit for bit."""
     train = reproduce.Experiment.train
 
-    def interrupted(self, run, state):
-        def stop(metrics):
+    def interrupted(self, run, state, stop):
+        def interrupt(metrics):
             if metrics["step"] == 6 and "validation_loss" in metrics:
                 signal.raise_signal(signal.SIGINT)
 
-        return train(self, run, state, stop)
+        return train(self, run, state, interrupt, stop)
 
     monkeypatch.setattr(reproduce, "disagreement", lambda now: 0.0)
     arguments = "adding", "--seeds", 1, "--out", tmp_path

@@ -65,14 +65,14 @@ def go_on(folder, path):
         run = Run.create(folder / name, experiment.record(experiment.build(settings)))
         for devices, stop in stops.items():
             now = experiment.reopen(run)._replace(mesh=None if devices == 1 else make_mesh(devices))
-            fit_to(now, run, now.restored_state(run) if run.metrics() else now.initial_state(), stop)
+            fit_to(now, run, now.state_of(run), stop)
         curves.append([row["loss"] for row in run.metrics() if "loss" in row])
     return curves
 
 
 def fit_to(now, run, state, steps):
     log = lambda row: run.log({**row, "seconds": 0.0})
-    save = lambda state: run.save(state, int(state.step))
+    save = lambda state, progress: run.save(state, int(state.step), progress)
     fit(state, now.make_step(), now.task.batch, steps, every=20, log=log, log_every=1, save=save, mesh=now.mesh)
 
 

@@ -1,12 +1,12 @@
-"""The training loop on steps that need no network: logs, validations, saves, early stopping, Ctrl-C."""
+"""The training loop on steps that need no network: logs, validations, saves, early stopping, and stops on the way."""
 
+import json
 import math
-import signal
 
 import jax.numpy as jnp
 import pytest
 
-from jaxrnn.training.fit import Metrics, fit
+from jaxrnn.training.fit import Metrics, Progress, fit
 from jaxrnn.training.step import TrainState
 
 START = TrainState(params=0, optimizer_state=None, network_state=(), step=0, key=None)
@@ -20,7 +20,9 @@ def step(train, batch):
 
 def run(steps=20, start=START, **options):
     seen, saved = [], []
-    found = fit(start, step, int, steps, log=seen.append, save=lambda train: saved.append(train.step), **options)
+    found = fit(
+        start, step, int, steps, log=seen.append, save=lambda train, progress: saved.append(train.step), **options
+    )
     return found, seen, saved
 
 
@@ -54,22 +56,37 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         fit(START, diverging, int, 20, log_every=2)
 
 
-@pytest.mark.parametrize("name", ["loss", "validation_loss"])
-def test_ctrl_c_ends_the_training_saved_and_the_handler_is_put_back(name):
-    """Wherever within a step it comes: here while the loop logs."""
-    before, saved = signal.getsignal(signal.SIGINT), []
-
-    def log(metrics):
-        if metrics["step"] == 6 and name in metrics:
-            signal.raise_signal(signal.SIGINT)
-
+@pytest.mark.parametrize("at", [3, 4, 6, 7, 9, 20])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(at):
+    """Wherever it stops: the same logs, the same validations, the same end, also of patience."""
+    figures = {4: 3.0, 8: 2.0, 12: 2.5, 16: 2.4, 20: 1.0}
+    options = {"log_every": 3, "every": 4, "patience": 2, "validate": lambda params: Metrics(figures[params], None)}
+    straight = run(20, **options)
+    assert straight[0].train.step == 16
+    seen, saved, asked = [], [], iter(range(1, 30))
     outcome = fit(
-        START, step, int, 20, log=log, log_every=3, every=6, validate=lambda params: Metrics(1.0, None),
-        save=lambda train: saved.append(train.step),
+        START, step, int, 20, log=seen.append, save=lambda *kept: saved.append(kept), stop=lambda: next(asked) == at,
+        **options,
     )  # fmt: skip
-    assert outcome.interrupted
-    assert outcome.train.step == 6
-    assert saved == [6]
-    outcome = fit(START, step, int, 20, log=log, log_every=3, every=5, save=lambda train: saved.append(train.step))
-    assert saved[1:] == ([5, 6] if name == "loss" else [5, 10, 15, 20])
-    assert signal.getsignal(signal.SIGINT) is before
+    train, progress = saved[-1]
+    assert outcome.interrupted == (at < 16)
+    assert outcome.train == train
+    assert train.step == min(at, 16)
+    assert len(progress.pending) == train.step % 3
+    again = run(20, train, progress=Progress(**json.loads(json.dumps(progress._asdict()))), **options)
+    assert seen + again[1] == straight[1]
+    assert again[0] == straight[0]
+
+
+def test_it_is_asked_once_a_step_and_a_finished_training_is_not_interrupted():
+    asked = []
+    outcome, _, saved = run(6, every=4, stop=lambda: asked.append(1) or len(asked) == 6)
+    assert not outcome.interrupted
+    assert saved == [4, 6]
+    assert len(asked) == 6
+
+
+def test_a_validation_that_is_no_number_is_no_improvement():
+    figures = iter([math.nan, 2.0, math.nan, math.nan])
+    outcome, *_ = run(50, every=5, patience=2, on_nan="skip", validate=lambda params: Metrics(next(figures), None))
+    assert outcome.train.step == 20

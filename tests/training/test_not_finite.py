@@ -127,7 +127,7 @@ def test_the_first_such_step_is_named_and_nothing_is_saved_after_it(every):
     step, start, batch = toy()
     saved = []
     with pytest.raises(NotFiniteError, match="the loss is nan at step 13") as caught:
-        fit(start, step, batch, 40, every=every, save=lambda train: saved.append(int(train.step)))
+        fit(start, step, batch, 40, every=every, save=lambda train, _: saved.append(int(train.step)))
     assert caught.value.step == 13
     assert saved == list(range(every, 13, every))
 
@@ -215,7 +215,7 @@ def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, monkeypatc
     for one, other in zip(*map(jax.tree.leaves, (seen["params"], state.params)), strict=True):
         np.testing.assert_array_equal(one, other)
     if every == 5:
-        assert int(now.restored_state(run).step) == 10
+        assert int(now.state_of(run).step) == 10
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from jaxrnn.training.settings import Settings, recipe
         ({"warmup": -1}, "warmup must be finite and not negative"),
         ({"average": 1.0}, "average must be in"),
         ({"noise": float("inf")}, "noise must be finite"),
-        ({"cell": "rnn"}, "cell must be one of 'elman', 'gru', 'lstm'"),
+        ({"cell": "rnn"}, "cell must be one of 'elman', 'gru', 'gru-before', 'lstm'"),
         ({"task": "chess"}, "task must be one of 'text'"),
         ({"gradient": "none"}, "gradient must be one of"),
     ],

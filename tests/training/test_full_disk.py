@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from jaxrnn.training import disk, experiment
+from jaxrnn.training import experiment, full_disk
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings
 
@@ -23,7 +23,7 @@ def halfway(tmp_path):
         run = Run.create(tmp_path / "run", experiment.record(now))
         with pytest.raises(OSError, match="no room for a checkpoint") as caught:
             now.train(run, now.initial_state(), lambda metrics: change() if "loss" in metrics else None)
-        assert int(now.restored_state(run).step) == 2
+        assert int(now.state_of(run).step) == 2
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(run.path)
         return caught.value.strerror
@@ -60,7 +60,7 @@ def chained(error):
         return found
 
 
-@pytest.mark.parametrize("code", disk.FULL)
+@pytest.mark.parametrize("code", full_disk.FULL)
 def test_what_a_full_disk_looks_like(code, tmp_path):
     error = OSError(code, os.strerror(code))
     words = [
@@ -69,13 +69,13 @@ def test_what_a_full_disk_looks_like(code, tmp_path):
         ValueError(f"RESOURCE_EXHAUSTED: Failed writing [OS error {code}: {os.strerror(code)}]"),
     ]
     for found in [*words, ExceptionGroup("several", [ValueError("else"), chained(error)])]:
-        assert disk.is_full(found)
-        with pytest.raises(OSError, match=r"were free; is there a quota\?"), disk.room_for(np.ones(3), tmp_path):
+        assert full_disk.is_full(found)
+        with pytest.raises(OSError, match=r"were free; is there a quota\?"), full_disk.room_for(np.ones(3), tmp_path):
             raise found
 
 
 def test_other_errors_are_what_they_are(tmp_path):
     for error in (ValueError("shapes differ"), OSError(errno.EACCES, "Permission denied")):
-        assert not disk.is_full(error)
-        with pytest.raises(type(error), match=str(error.args[-1])), disk.room_for(np.ones(3), tmp_path):
+        assert not full_disk.is_full(error)
+        with pytest.raises(type(error), match=str(error.args[-1])), full_disk.room_for(np.ones(3), tmp_path):
             raise error
