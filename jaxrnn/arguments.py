@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import numbers
+import os
 from typing import Any
 
 import jax
@@ -41,10 +44,21 @@ def check_positive(name: str, value: int) -> None:
 
 def check_scale(name: str, value: float) -> None:
     """Raises unless `value` is a finite number, zero or greater."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    _check_number(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def check_above_zero(name: str, value: float) -> None:
+    """Raises unless `value` is a finite number above zero."""
+    _check_number(name, value)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _check_number(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
 def check_rate(name: str, value: float) -> None:
@@ -55,16 +69,23 @@ def check_rate(name: str, value: float) -> None:
 
 
 def check_float(name: str, value: DTypeLike) -> jnp.dtype:
-    """Returns the dtype; raises unless it is one of floating numbers."""
+    """Returns the dtype; raises unless it is one of floating numbers, of 16 bits at least."""
     try:
-        dtype = jnp.dtype(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}") from None
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating, got {dtype}")
+        dtype = None if isinstance(value, (jax.Array, np.ndarray)) else jnp.dtype(value)
+    except (TypeError, ValueError):
+        dtype = None
+    if dtype is None:
+        raise TypeError(f"{name} must be a dtype such as jnp.bfloat16, got {value!r}")
+    if not _is_float(dtype):
+        raise TypeError(f"{name} must be floating, of 16 bits at least, got {dtype}")
     if dtype.itemsize > 4 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise ValueError(f"{name} of {dtype} needs jax.config.update('jax_enable_x64', True): JAX would take float32")
     return dtype
+
+
+def _is_float(dtype: jnp.dtype) -> bool:
+    """Tells whether a dtype is one to compute in: smaller floats are for storage, and JAX promotes them to nothing."""
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and dtype.itemsize > 1
 
 
 def check_key(key: PRNGKey) -> None:
@@ -75,9 +96,35 @@ def check_key(key: PRNGKey) -> None:
         raise TypeError(f"key must be one key, such as jax.random.key(0), got {brief(key)}")
 
 
+def check_memory(name: str, size: int) -> None:
+    """Raises where so many bytes are more than the machine's memory; where that is not known it takes all."""
+    memory = _memory()
+    if memory is not None and size > memory:
+        raise ValueError(
+            f"{name} would take {in_bytes(size)} at least, and this machine has {in_bytes(memory)} of memory"
+        )
+
+
+def in_bytes(size: float) -> str:
+    """Writes a number of bytes as people read it."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.0f} TB"
+
+
+@functools.cache
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not everywhere can one ask
+        return None
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
@@ -98,13 +145,15 @@ def as_array(name: str, value: ArrayTree) -> Array:
     """Returns the value as an array of numbers; raises where it is none."""
     try:
         array = jnp.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # a RuntimeError of a torch tensor that requires a gradient
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:  # the last of a torch tensor with a gradient
         cause = str(error).partition("\n")[0]
         if isinstance(value, (list, tuple)) or getattr(value, "dtype", None) == np.dtype(object):
             cause = "are the sequences of several lengths? pad them, and give mask=jaxrnn.lengths_to_mask(lengths, T)"
         raise TypeError(f"{name} must be an array, got {kind(value)} that cannot be made one; {cause}") from error
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+    if jnp.issubdtype(array.dtype, jnp.complexfloating) or jnp.issubdtype(array.dtype, jax.dtypes.extended):
         raise TypeError(f"{name} must be floats or integers, got dtype {array.dtype}")
+    if jnp.issubdtype(array.dtype, jnp.floating) and not _is_float(array.dtype):
+        raise TypeError(f"{name} must be floats of 16 bits at least, or integers, got dtype {array.dtype}: cast it")
     return array
 
 
@@ -156,7 +205,7 @@ def check_like(name: str, value: ArrayTree, expected: ArrayTree, cause: str) -> 
             raise TypeError(f"{place} must be an array of JAX or NumPy, got {kind(leaf)}; {cause}")
         if tuple(leaf.shape) != tuple(want.shape):
             raise ValueError(f"{place} must have shape {tuple(want.shape)}, got {tuple(leaf.shape)}; {cause}")
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not _is_float(leaf.dtype):
             raise TypeError(f"{place} must be floating, got dtype {leaf.dtype}; {cause}")
 
 

@@ -35,7 +35,7 @@ def trained(cell: str, hidden: int, content: text.Text, steps: int, updates: int
     V = len(content.vocabulary)
     scale = {"input_scale": 2 * V**0.5} if cell == "elman" else {}
     net = jaxrnn.Network((CELLS[cell](V, hidden, **scale),), jaxrnn.Readout(hidden, V), jaxrnn.softmax_cross_entropy)
-    optimizer = adam(3e-3, updates)
+    optimizer = adam(3e-3, max(updates, 1))
     state = initial_train_state(net, optimizer, 32, jax.random.key(0))
     streams = text.Streams(content.train, steps, 32, jax.random.key(1))
     losses: list[float] = []

@@ -140,6 +140,9 @@ class Problem:
             targets = jnp.asarray(random.integers(0, self.V, read))
         else:
             targets = jnp.abs(normal(random, (*read, self.V), dtype, 1 / self.V))
+        if self.objective == "probabilities":
+            shares = targets.astype(jnp.float32)
+            targets = (shares / shares.sum(-1, keepdims=True)).astype(dtype)
         # Of one sign: a loss that all but cancels would show the rounding of its terms, 1e-10 of itself.
         weights = jnp.abs(normal(random, read, dtype))
         state = jax.tree.map(lambda leaf: normal(random, (*self.batch, *leaf.shape), dtype), shapes(self.net)[1])

@@ -64,6 +64,12 @@ INPUTS = {
     "no tokens": ({"inputs": tokens[:0]}, ValueError, "inputs must have at least one step, got T = 0"),
     "token too large": ({"inputs": tokens + D}, ValueError, r"inputs must lie in 0 \.\. 2, got values from 3 to 3"),
     "token negative": ({"inputs": tokens - 1}, ValueError, r"inputs must lie in 0 \.\. 2, got values from -1"),
+    "float8": (
+        {"inputs": floats.astype(jnp.float8_e4m3fn)},
+        TypeError,
+        "inputs must be floats of 16 bits .* float8_e4m3fn",
+    ),
+    "a number too large": ({"inputs": 10**30}, TypeError, "inputs must be an array, got int"),
     "bools": ({"inputs": tokens > 0}, TypeError, "inputs must be floats .* got dtype bool"),
     "complex": ({"inputs": floats.astype(complex)}, TypeError, "inputs must be floats .* got dtype complex"),
     "None": ({"inputs": None}, either, "inputs"),
@@ -83,6 +89,7 @@ UNROLL = INPUTS | {
     "state of another cell": ({"state": np.zeros((B, 9))}, ValueError, "state must have shape"),
     "state of integers": ({"state": np.zeros((B, H), int)}, TypeError, "state must be floating"),
     "state of a network": ({"state": (state,)}, TypeError, "state must have the structure"),
+    "float8 to compute in": ({"compute_dtype": jnp.float8_e5m2}, TypeError, "compute_dtype must be floating, of 16"),
     "gradient": ({"gradient": "rtrl"}, ValueError, "gradient must be one of 'bptt', 'autodiff'"),
 }
 LOSS = INPUTS | {
@@ -93,6 +100,19 @@ LOSS = INPUTS | {
     "bool targets": ({"targets": labels > 0}, TypeError, "targets must be integer labels or float"),
     "label too large": ({"targets": labels + V}, ValueError, r"targets must lie in 0 \.\. 4, got values from 5"),
     "label negative": ({"targets": labels - 1}, ValueError, r"targets must lie in 0 \.\. 4, got values from -1"),
+    "probabilities of any sum": ({"targets": numbers}, ValueError, "probabilities must sum to one .* from 5"),
+    "negative probabilities": ({"targets": numbers - 1.5}, ValueError, "targets must be labels or prob.* from -0.5"),
+    "NaN for a probability": ({"targets": numbers * np.nan}, ValueError, "targets must be labels or prob.* from nan"),
+    "numbers for probabilities": (
+        {"objective": jaxrnn.sigmoid_cross_entropy, "targets": numbers * 3}, ValueError, "targets must lie in 0 .. 1",
+    ),
+    "float8 targets": (
+        {"objective": squared_error, "targets": numbers.astype(jnp.float8_e5m2)}, TypeError, "targets must be floats",
+    ),
+    "float8 weights": ({"weights": np.ones((T, B), jnp.float8_e4m3fn)}, TypeError, "weights must be floats of 16"),
+    "a number for a key": ({"key": 3}, TypeError, r"key must be one key, such as jax.random.key\(0\), got 3"),
+    "floats for a key": ({"key": state}, TypeError, "key must be one key, .* got .*float32"),
+    "several keys": ({"key": jax.random.split(jax.random.key(0))}, TypeError, r"one key, .* got key<fry>\[2\]"),
     "other probabilities": ({"targets": numbers[..., :4]}, ValueError, "targets must have the shape"),
     "labels for numbers": ({"objective": squared_error}, ValueError, "targets must have the shape"),
     "one number for all": (
@@ -186,7 +206,7 @@ def test_shapes_are_checked_under_jit_too(wrong):
 TARGETS = {
     "labels": (softmax_cross_entropy, labels),
     "a list": (softmax_cross_entropy, labels.tolist()),
-    "probabilities": (softmax_cross_entropy, numbers),
+    "probabilities": (softmax_cross_entropy, numbers / V),
     "integers": (squared_error, numbers.astype(int)),
     "bools": (jaxrnn.sigmoid_cross_entropy, numbers > 0),
 }
@@ -202,3 +222,44 @@ def test_what_is_right_raises_nothing(name, inputs):
     right = Network(net.layers, readout, objective)
     E, _ = value_and_grad(right, 2)(params, inputs, targets, np.ones((T, B), int), (state, state))
     assert jnp.isfinite(E)
+
+
+INIT = {
+    "key a number": ((0,), TypeError, r"key must be one key, such as jax.random.key\(0\), got 0"),
+    "key None": ((None,), TypeError, "key must be one key, .* got None"),
+    "key of floats": ((np.ones(2),), TypeError, r"key must be one key, .* got float64\[2\]"),
+    "several keys": (
+        (jax.random.split(jax.random.key(0), 3),),
+        TypeError,
+        r"key must be one key, .* got key<fry>\[3\]",
+    ),
+    "dtype of integers": ((jax.random.key(0), jnp.int32), TypeError, "dtype must be floating, of 16 bits .* got int32"),
+    "dtype of 8 bits": ((jax.random.key(0), jnp.float8_e5m2), TypeError, "dtype must be floating, of 16 bits"),
+    "dtype a word": ((jax.random.key(0), "single precision"), TypeError, "dtype must be a dtype such as"),
+}
+
+
+@pytest.mark.parametrize(
+    "initialised", [cell, readout, net, jaxrnn.Bidirectional(cell, cell)], ids=lambda x: type(x).__name__
+)
+@table(INIT)
+def test_init(wrong, error, message, initialised):
+    with pytest.raises(error, match=message):
+        initialised.init(*wrong)
+
+
+def test_keys_of_both_styles_and_arrays_of_numpy_are_taken():
+    """Old-style keys are arrays of two numbers; under vmap and eval_shape a key is one of several, or has no values."""
+    for key in (jax.random.key(1), jax.random.PRNGKey(1), np.asarray(jax.random.PRNGKey(1))):
+        assert cell.init(key).U.shape == (H, D)
+        assert jax.eval_shape(net.init, key).readout.V.shape == (V, H)
+    assert jax.vmap(cell.init)(jax.random.split(jax.random.key(0), 3)).U.shape == (3, H, D)
+
+
+def test_what_is_masked_needs_no_probabilities():
+    """Targets of steps that are padding may be anything, and rows of zeros are no loss."""
+    mask = np.ones((T, B), bool)
+    mask[3:] = False
+    targets = np.where(mask[..., None], numbers / V, np.nan)
+    assert jnp.isfinite(net.loss(params, floats, targets, mask=mask))
+    assert net.loss(params, floats, 0 * numbers) == 0

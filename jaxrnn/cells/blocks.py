@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from chex import Array, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import check_key, check_scale
+from jaxrnn.arguments import check_float, check_key, check_scale
 from jaxrnn.cells.affine import affine, affine_input_grads, columns, diagonal_blocks, sum_of, sum_of_outer_products
 from jaxrnn.cells.base import Cell, Params, State, hidden_of
 from jaxrnn.cells.dropout import scale
@@ -52,6 +52,7 @@ class BlockCell(Cell):
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> Params:
         """Draws fresh parameters: U [m H, D], W [m H, H] block by block, and biases."""
         check_key(key)
+        check_float("dtype", dtype)
         H, key_U, *keys = self.hidden, *jax.random.split(key, self.blocks + 1)
         normal = jax.nn.initializers.normal(self.input_scale / math.sqrt(self.inputs))
         W = [recurrent(self.recurrent_initializer, self.recurrent_scale, key, H, dtype) for key in keys]

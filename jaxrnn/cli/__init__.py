@@ -29,3 +29,4 @@ def main() -> None:
     """
     machine.keep_the_heap()
     machine.use_all_cores()
+    machine.silence_libraries()

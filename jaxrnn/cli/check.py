@@ -12,6 +12,7 @@ from rich.text import Text
 import jaxrnn
 from jaxrnn.cli.group import console, option
 from jaxrnn.gradients import check as checking
+from jaxrnn.training import memory
 from jaxrnn.training.devices import make_mesh
 from jaxrnn.training.settings import CELLS
 
@@ -74,6 +75,7 @@ def check(
     of_cell = {"bias": bias} | ({} if activation is None else {"activation": activation})
     if activation is not None and cell != "elman":
         raise ValueError(f"--activation is for an Elman cell, not for {cell}")
+    memory.check(memory.Sizes(cell, inputs, hidden, outputs, layers, options["steps"], options["batch"]), copies=4)
     sizes = [inputs, *[hidden * (1 + bidirectional)] * layers]
     stack: Any = [CELLS[cell](D, hidden, **of_cell) for D in sizes[:-1]]
     stack = [jaxrnn.Bidirectional(one, one) for one in stack] if bidirectional else stack

@@ -13,12 +13,14 @@ import numpy as np
 from click.core import ParameterSource
 
 import jaxrnn
+from jaxrnn.arguments import check_memory
 from jaxrnn.cells.initializers import RECURRENT
-from jaxrnn.cli.group import PATH, console, option
+from jaxrnn.cli.group import PATH, console, open_run, option
 from jaxrnn.flow import diagnosis, plots
-from jaxrnn.training import experiment
-from jaxrnn.training.run_folder import Run
+from jaxrnn.training import experiment, memory
 from jaxrnn.training.settings import CELLS
+
+LONGEST = 2000  # steps
 
 
 @click.command(short_help="See how far back gradients reach, and why no further.")
@@ -49,15 +51,18 @@ def flow(
     """
     if init == (run is not None):
         raise ValueError("give the folder of a run, or --init, not both")
+    if steps > LONGEST:
+        raise ValueError(f"--steps must be 20 to {LONGEST:,}: every step is held against every other, got {steps}")
+    check_memory("a batch of these sizes", 4 * steps * batch)
     if run is None:
-        net, title = _fresh(**network)
+        net, title = _fresh(steps, batch, **network)
         keys = jax.random.split(jax.random.key(seed), 3)
         inputs = jax.random.normal(keys[0], (steps, batch, net.layers[0].inputs))
         targets = jax.random.randint(keys[1], (steps, batch), 0, net.readout.outputs)
         params = net.init(keys[2])
     else:
         _refuse(network)
-        opened = Run.open(run)
+        opened = open_run(run)
         inputs, targets, *_ = experiment.reopen(opened).task.excerpt(steps, batch, seed)
         net, params = experiment.load_best(opened)
         title = f"{run.name}, best checkpoint"
@@ -81,9 +86,10 @@ def _refuse(names: Iterable[str]) -> None:
 
 
 def _fresh(
-    cell: str, inputs: int, hidden: int, outputs: int, layers: int, **options: Any
-) -> tuple[jaxrnn.Network, str]:
+    steps: int, batch: int, cell: str, inputs: int, hidden: int, outputs: int, layers: int, **options: Any
+) -> tuple[jaxrnn.Network, str]:  # fmt: skip
     """Returns a network of the sizes asked for, and what to call it."""
+    memory.check(memory.Sizes(cell, inputs, hidden, outputs, layers, steps, batch), copies=2)
     given = {name: value for name, value in options.items() if value is not None}
     if given and cell != "elman":
         raise ValueError(f"--activation, --initializer and --scale are for an Elman cell, not for {cell}")

@@ -12,25 +12,46 @@ import click
 import jax
 from rich.console import Console
 
+from jaxrnn.training.run_folder import Run
+
 console = Console(highlight=False, markup=False, soft_wrap=True)  # a path may have brackets
 option = functools.partial(click.option, show_default=True)
 PATH = click.Path(path_type=pathlib.Path)
+# What is wrong with what a user gave, or with the machine that it was given to.
+ERRORS = (ValueError, TypeError, OverflowError, ImportError, MemoryError, OSError)
 
 
 class Group(click.Group):
-    """Prints a user's errors as one line, without a traceback, with exit code 2."""
+    """Prints a user's errors as one line or two, without a traceback, with exit code 2."""
 
     def invoke(self, context: click.Context) -> Any:
         """Runs a command; of a wrong argument, prints only what the library says about it."""
         try:
             return super().invoke(context)
-        except (ValueError, TypeError, FloatingPointError) as error:
-            _end(context, str(error), 1 if isinstance(error, FloatingPointError) else 2)
+        except BrokenPipeError:  # whoever read the output has enough of it: click ends without a word
+            raise
+        except FloatingPointError as error:
+            _end(context, str(error), 1)
+        except ERRORS as error:
+            _end(context, _in_words(error), 2)
         except jax.errors.JaxRuntimeError as error:
+            said = str(error).splitlines()[0]
+            if said.startswith("RESOURCE_EXHAUSTED"):
+                _end(context, f"the memory is not enough: {said}", 2)
             if not jax.distributed.is_initialized():
                 raise
-            said = str(error).splitlines()[0]
             _end(context, f"another process has ended or is out of reach; start all again with --resume\n{said}", 1)
+
+
+def _in_words(error: BaseException) -> str:
+    """Returns an error in words, two lines at most."""
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f"{str(error.filename)!r}: "
+        return f"{place}{error.strerror}"
+    kind = {MemoryError: "the memory is not enough: ", OverflowError: "a number is too large: "}
+    return next((words for of, words in kind.items() if isinstance(error, of)), "") + "\n".join(
+        str(error).splitlines()[:2]
+    )
 
 
 def _end(context: click.Context, message: str, code: int) -> None:
@@ -40,3 +61,10 @@ def _end(context: click.Context, message: str, code: int) -> None:
         sys.stdout.flush()
         os._exit(code)
     context.exit(code)
+
+
+def open_run(path: pathlib.Path, writing: bool = False) -> Run:
+    """Opens the folder of a run, which may come from a stranger: nothing in it may be a link that leads out of it."""
+    if (link := next((inside for inside in path.rglob("*") if inside.is_symlink()), None)) is not None:
+        raise ValueError(f"{str(link)!r} is a link: what is read and written must be in the folder of the run itself")
+    return Run.open(path, writing=writing)

@@ -7,9 +7,11 @@ import ctypes
 import functools
 import os
 import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import absl.logging
 import click
 import jax
 from jax.sharding import Mesh
@@ -56,6 +58,18 @@ def keep_the_heap() -> None:
     libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(M_TOP_PAD, 64 << 20)
+
+
+def silence_libraries() -> None:
+    """Leaves out what Orbax prints of an error besides raising it: a hundred lines, of what is told in one."""
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    if getattr(sys.unraisablehook, "func", None) is not _show_unraisable:  # a caller in Python may come twice
+        sys.unraisablehook = functools.partial(_show_unraisable, sys.unraisablehook)
+
+
+def _show_unraisable(show: Callable[[Any], None], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":  # a write that ends after the save that failed
+        show(unraisable)
 
 
 def use_all_cores() -> None:

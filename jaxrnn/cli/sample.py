@@ -7,10 +7,9 @@ import pathlib
 
 import click
 
-from jaxrnn.cli.group import PATH, option
+from jaxrnn.cli.group import PATH, open_run, option
 from jaxrnn.tasks import text
 from jaxrnn.training import experiment
-from jaxrnn.training.run_folder import Run
 
 
 @click.command(short_help="Write text from a saved run.")
@@ -21,7 +20,7 @@ from jaxrnn.training.run_folder import Run
 @option("--seed", default=0, help="Set the seed of the draws.")
 def sample(run: pathlib.Path, prompt: str, temperature: float, length: int, seed: int) -> None:
     """Write text from the best checkpoint of RUN, a folder that `jaxrnn train` made."""
-    opened = Run.open(run)
+    opened = open_run(run)
     vocabulary = opened.record.get("vocabulary")
     if vocabulary is None:
         raise ValueError(f"{str(run)!r} was not trained on text, and has none to write")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from jaxrnn.cli import machine
-from jaxrnn.cli.group import PATH, console
+from jaxrnn.cli.group import PATH, console, open_run
 from jaxrnn.tasks.base import Task
 from jaxrnn.training import experiment
 from jaxrnn.training.curve import learning_curve
@@ -78,7 +78,8 @@ def train(
     task has a recipe of its own, and an option given takes its place.
 
     At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
-    sample of text, a piano roll, examples. All of it stays in the folder of the run.
+    sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a loss or a gradient is not
+    finite it ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
 
     Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129. --resume goes on
     from there, and from the last checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and
@@ -99,7 +100,7 @@ def train(
     with contextlib.ExitStack() as held:
         run = None
         if out is not None and _goes_on(out, resume, overwrite, given):
-            run = held.enter_context(Run.open(out, writing=True))
+            run = held.enter_context(open_run(out, writing=True))
             _check_settings(run, given)
             now = experiment.reopen(run)
         else:
@@ -173,6 +174,8 @@ def _bar(now: experiment.Experiment, done: int) -> Iterator[Log]:
         def show(metrics: dict[str, Any]) -> None:
             """Moves the bar for a training metric; prints a line for a validation."""
             step, elapsed = metrics["step"], time.perf_counter() - start
+            if "skipped" in metrics:
+                bar.console.print(f"step {step:>6}  {metrics['skipped']} skipped, whose gradient was not finite")
             if "loss" in metrics:
                 speed = f"{(step - done) / elapsed:,.1f} steps/s"
                 bar.update(shown, completed=step, figures=f"{_in_words(now.task, metrics['loss'])}  {speed}")

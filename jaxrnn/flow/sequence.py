@@ -29,6 +29,7 @@ def compiled(*options: str) -> Callable[[View], View]:
 
         @functools.wraps(view)
         def checked(*arguments: Any, **given: Any) -> Any:
+            _check_network(arguments[0] if arguments else given.get("net"))
             for name, value in given.items():
                 if name in options and not isinstance(value, Hashable):
                     raise TypeError(f"{name} must be a plain number, got {value!r} ({type(value).__name__})")
@@ -37,6 +38,11 @@ def compiled(*options: str) -> Callable[[View], View]:
         return checked  # type: ignore[return-value]
 
     return compile_view
+
+
+def _check_network(net: object) -> None:
+    if not isinstance(net, Network):
+        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
 
 
 class Linearized(NamedTuple):
@@ -64,8 +70,7 @@ def observe(net: Network, params: NetworkParams, batch: Batch, state: tuple[Stat
         TypeError: net is not a Network; arguments of the wrong kind.
         ValueError: a network with bidirectional layers, whose states depend on both ends; shapes that do not fit.
     """
-    if not isinstance(net, Network):
-        raise TypeError(f"net must be a jaxrnn.Network, got {type(net).__name__}")
+    _check_network(net)
     if net.bidirectional:
         raise ValueError("net must not have bidirectional layers: there, blame runs from both ends of a sequence")
     setup = set_up(net, params, checked(net, params, batch, state), ScanOptions(return_adjoints=True))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from chex import Array
 
+from jaxrnn.arguments import check_above_zero
 from jaxrnn.cells.base import State
 from jaxrnn.cells.elman import Elman
 from jaxrnn.flow.sequence import compiled, observe, take_back
@@ -56,6 +57,7 @@ def saturation(
     >>> float(found[0].units), sorted(found[0].gates)
     (0.0, ['forget', 'input', 'output'])
     """
+    check_above_zero("threshold", threshold)
     if not 0.5 < threshold < 1:
         raise ValueError(f"threshold must lie between 0.5 and 1, got {threshold}")
     observed = observe(net, params, Batch(inputs, mask=mask, reset=reset), state)

@@ -295,9 +295,9 @@ def plan(
     >>> jaxrnn.plan(net, tokens, memory_budget=20_000_000).recompute
     'states'
     """
-    if net.bidirectional:
-        raise ValueError("plan must have a network without bidirectional layers, which are taken one after the other")
     function = _ValueAndGrad(net, segment, recompute, truncate, memory_budget, compute_dtype=compute_dtype)
+    if net.bidirectional:
+        raise ValueError("net must have no bidirectional layers for a plan, which are taken one after the other")
     inputs = jax.eval_shape(functools.partial(check_inputs, size=net.layers[0].inputs), inputs)
     dtype = dtype_to_compute_in(compute_dtype, network_shapes(net), inputs)
     return function.plan(inputs, dtype)

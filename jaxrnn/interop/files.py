@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn.arguments import check_memory
 from jaxrnn.interop.layers import as_numpy, check_names, check_shape
 
 DTYPES: dict[str, Any] = {  # as a file of safetensors names them
@@ -64,8 +65,8 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree | None = None) -> An
         file.
 
     Raises:
-        ValueError: not a file of safetensors, or a dtype that NumPy does not have; with `like`, tensors that are
-            missing, unknown, or of other shapes.
+        ValueError: no file, or one that cannot be read; not a file of safetensors, or a dtype that NumPy does not have;
+            with `like`, tensors that are missing, unknown, or of other shapes.
         TypeError: a leaf of `like` without a shape.
         ImportError: safetensors is not installed.
 
@@ -105,8 +106,13 @@ def _leaves(name: str, tree: chex.ArrayTree) -> dict[str, chex.Array]:
 def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Returns all tensors of a file, without safetensors' own functions for NumPy, which do not know bfloat16."""
     safetensors = _safetensors()
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    check_memory(f"the content of {str(path)!r}", pathlib.Path(path).stat().st_size)
     try:
         tensors = dict(safetensors.deserialize(pathlib.Path(path).read_bytes()))
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} must be a file of safetensors, but cannot be read as one: {error}") from error
     for name, tensor in tensors.items():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from chex import Array, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import check_choice
+from jaxrnn.arguments import check_choice, check_key
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.printing import as_text, expression
 
@@ -89,6 +89,7 @@ class Bidirectional:
 
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> BidirectionalParams:
         """Draws fresh parameters of both cells."""
+        check_key(key)
         forward, backward = jax.random.split(key)
         return BidirectionalParams(self.forward.init(forward, dtype), self.backward.init(backward, dtype))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import cast_like, check_positive
+from jaxrnn.arguments import cast_like, check_above_zero, check_positive, check_rate
 from jaxrnn.cells.base import Cell, Local, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
 from jaxrnn.layer.bptt import reverse_segment
@@ -106,10 +105,9 @@ def deer(
         raise TypeError(f"cell must be a jaxrnn.Cell, got {cell if isinstance(cell, type) else type(cell).__name__}")
     check_positive("iterations", iterations)
     check_backward(backward)
-    if not 0 <= damping < 1:
-        raise ValueError(f"damping must lie in 0 .. 1, 1 excluded, got {damping}")
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        raise ValueError(f"tolerance must be positive, got {tolerance}")
+    check_rate("damping", damping)
+    if tolerance is not None:
+        check_above_zero("tolerance", tolerance)
 
     def run(params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
         call = check_call(cell, params, call, compute_dtype)

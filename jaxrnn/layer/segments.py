@@ -106,10 +106,10 @@ def segment_length(
 
 def check_segment(segment: int | str) -> None:
     """Raises unless it is "auto" or a positive int."""
-    if segment != "auto":
-        if isinstance(segment, str):
-            raise ValueError(f'segment must be an int or "auto", got {segment!r}')
+    if not isinstance(segment, str):
         check_positive("segment", segment)
+    elif segment != "auto":
+        raise ValueError(f'segment must be an int or "auto", got {segment!r}')
 
 
 def balanced_lengths(steps: int, state_bytes: int, step_bytes: int, levels: int = 1) -> tuple[int, ...]:

@@ -16,13 +16,16 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from chex import Array
 from jax import lax
 
-from jaxrnn.arguments import cause_of_shape, check_range, is_integer
+from jaxrnn.arguments import as_array, cause_of_shape, check_range, is_concrete, is_integer
 from jaxrnn.layer.masking import blank
 from jaxrnn.network.batch import LossSteps, read
 from jaxrnn.network.readout import Readout, ReadoutParams
+
+SLACK = 1e-2  # of probabilities and their sum: in bfloat16, where each is rounded, a sum is off by up to 4e-3
 
 Error = Callable[[Array, Array], Array]  # (outputs, targets) -> E_t
 ErrorAndGradient = Callable[[Array, Array], tuple[Array, Array]]  # (outputs, targets) -> (E_t, dE_t/dO_t)
@@ -45,7 +48,10 @@ class Objective:
         return function
 
     def __call__(self, outputs: Array, targets: Array) -> Array:
-        """Computes E_t, [...]."""
+        """Computes E_t, [...]; raises where outputs are no numbers [..., V], or targets are none."""
+        outputs, targets = as_array("outputs", outputs), as_array("targets", targets)
+        if outputs.ndim < 1 or outputs.shape[-1] == 0 or outputs.dtype == bool:
+            raise ValueError(f"outputs must be numbers [..., V], got {outputs.dtype} of shape {outputs.shape}")
         return self._function(outputs, targets)
 
     def __repr__(self) -> str:
@@ -93,13 +99,15 @@ def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
 
     Args:
         outputs: O_t, [..., V].
-        targets: integer labels [...], or probabilities [..., V] (their sum need not be one).
+        targets: integer labels [...], or probabilities [..., V] that sum to one; all of them zero is no loss.
 
     Returns:
-        E_t, [...], in nats. A label out of range gives NaN under jit, and a ValueError outside it.
+        E_t, [...], in nats. Values are read outside jit only: under it a label out of range gives NaN, and
+        probabilities that sum to m give m times the cross-entropy of a softmax.
 
     Raises:
-        ValueError: the shapes do not fit, or a label is out of range.
+        ValueError: the shapes do not fit; a label is out of range; probabilities are negative, or do not sum to one
+            (for more or less of a step's error there are weights).
         TypeError: targets are neither integers nor floats.
 
     Source: Bridle (1990), "Probabilistic interpretation of feedforward classification network outputs", section 3.
@@ -136,20 +144,21 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
 
     Args:
         outputs: O_t, [..., V].
-        targets: [..., V], each 0, 1 or a probability; bool and integers are taken as numbers.
+        targets: [..., V], each 0, 1 or between them; bool and integers are taken as numbers.
 
     Returns:
         E_t, [...], in nats, summed over the V outputs as the figures for piano rolls are
         (Boulanger-Lewandowski et al. 2012, section 5).
 
     Raises:
-        ValueError: targets do not have the shape of the outputs.
+        ValueError: targets do not have the shape of the outputs, or, outside jit, are not all in 0 .. 1.
 
     >>> import jax.numpy as jnp, jaxrnn
     >>> float(jaxrnn.sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0, 1]]))[0])  # 2 log 2
     1.3862943649291992
     """
     _check_same_shape(outputs, targets, NUMBERS)
+    _check_probabilities(targets)
     return jnp.sum(jax.nn.softplus(outputs) - targets * outputs, -1)
 
 
@@ -164,7 +173,8 @@ def squared_error(outputs: Array, targets: Array) -> Array:
 
         E_t = sum_i (O_t[i] - y_t[i])^2        dE_t/dO_t = 2 (O_t - y_t)
 
-    Arguments and errors are those of `jaxrnn.sigmoid_cross_entropy`, the targets any numbers.
+    Arguments are those of `jaxrnn.sigmoid_cross_entropy`, the targets any numbers; what is not of the shape of the
+    outputs is an error here too.
 
     Returns:
         E_t, [...], in the square of the outputs' unit.
@@ -201,6 +211,37 @@ def _check_labels_or_probabilities(outputs: Array, targets: Array) -> None:
         raise TypeError(f"targets must be integer labels or float probabilities, got dtype {targets.dtype}; {LABELS}")
     else:
         _check_same_shape(outputs, targets, "labels must be integers, targets.astype(jnp.int32)")
+        _check_distributions(targets)
+
+
+def _check_probabilities(targets: Array) -> None:
+    """Raises where a value lies outside 0 .. 1. Traced values cannot be read."""
+    if not is_concrete(targets) or targets.size == 0:
+        return
+    values = np.asarray(targets).astype(np.float32)
+    if not np.all((values >= 0) & (values <= 1 + SLACK)):
+        raise ValueError(
+            f"targets must lie in 0 .. 1, got values from {values.min()} to {values.max()}; "
+            f"other numbers are for jaxrnn.squared_error"
+        )
+
+
+def _check_distributions(targets: Array) -> None:
+    """Raises where probabilities do not sum to one, nor are all zero. Traced values cannot be read."""
+    if not is_concrete(targets) or targets.size == 0:
+        return
+    values = np.asarray(targets).astype(np.float32)
+    sums = values.sum(-1)
+    if not np.all(values >= 0):
+        raise ValueError(
+            f"targets must be labels or probabilities, got values from {values.min()} to {values.max()}; "
+            f"a softmax is held against neither scores nor logarithms"
+        )
+    if np.any((sums != 0) & (np.abs(sums - 1) > SLACK)):
+        raise ValueError(
+            f"targets of probabilities must sum to one over the outputs, got sums from {sums.min()} to {sums.max()}; "
+            f"several answers at once are for jaxrnn.sigmoid_cross_entropy, and a step that counts more for weights"
+        )
 
 
 def _check_same_shape(outputs: Array, targets: Array, without_axis: str) -> None:

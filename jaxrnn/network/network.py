@@ -13,7 +13,15 @@ from chex import Array, PRNGKey
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import accumulation_dtype, cast, check_choice, check_key, check_rate, dtype_to_compute_in
+from jaxrnn.arguments import (
+    accumulation_dtype,
+    cast,
+    check_choice,
+    check_float,
+    check_key,
+    check_rate,
+    dtype_to_compute_in,
+)
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
@@ -121,6 +129,7 @@ class Network:
     def init(self, key: PRNGKey, dtype: DTypeLike = jnp.float32) -> NetworkParams:
         """Draws fresh parameters: `params.layers[i].U`, `params.readout.V`, ..."""
         check_key(key)
+        check_float("dtype", dtype)
         *keys, last = jax.random.split(key, len(self.layers) + 1)
         layers = tuple(layer.init(key, dtype) for layer, key in zip(self.layers, keys, strict=True))
         state = self.initial_state((), dtype) if self.learn_state else None
@@ -220,6 +229,8 @@ def check_call(
     compute_dtype: DTypeLike | None = None,
 ) -> Call:
     """Returns the checked arguments of one call, without its loss; raises an error that names what is wrong."""
+    if key is not None:
+        check_key(key)
     check_params(net.layers, params, network_shapes(net))
     inputs, flags = check_steps(batch.inputs, net.layers[0].inputs, batch.mask, batch.reset)
     dtype = dtype_to_compute_in(compute_dtype, params, inputs)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from chex import Array
 
-from jaxrnn.arguments import accumulation_dtype, check_positive
+from jaxrnn.arguments import accumulation_dtype, check_float, check_key, check_positive
 from jaxrnn.cells.affine import affine, affine_input_grads, as_columns, columns, sum_of, sum_of_outer_products
 from jaxrnn.printing import as_text, expression
 
@@ -61,6 +61,8 @@ class Readout:
 
     def init(self, key: chex.PRNGKey, dtype: chex.ArrayDType = jnp.float32) -> ReadoutParams:
         """Draws initial parameters: V [V, H] with variance 1/H, c [V] at zero."""
+        check_key(key)
+        check_float("dtype", dtype)
         V = jax.nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)(key, (self.outputs, self.hidden), dtype)
         return ReadoutParams(V, jnp.zeros(self.outputs, dtype) if self.bias else None)
 

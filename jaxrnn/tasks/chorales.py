@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import io
 import pathlib
+import zipfile
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
@@ -13,6 +15,7 @@ from jaxrnn.arguments import check_positive
 from jaxrnn.flow.plots import empty_figure
 from jaxrnn.network.losses import sigmoid_cross_entropy
 from jaxrnn.network.network import Network, NetworkParams
+from jaxrnn.tasks import file_sizes
 from jaxrnn.tasks.base import Sequences, Task
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def load(path: str | pathlib.Path) -> Rolls:
     A `.mat` file has the variables traindata, validdata and testdata, each an array of arrays [T, 88], as in the four
     collections of Boulanger-Lewandowski, Bengio & Vincent (2012), "Modeling temporal dependencies in high-dimensional
     sequences". An `.npz` file has train, valid and test, all sequences of a part end to end [sum of T, 88], beside
-    train_lengths and so on. Nothing is ever unpickled.
+    train_lengths and so on. Nothing is ever unpickled, and nothing is made of a size that the file does not have.
 
     Raises:
         ValueError: no such file, neither of the two formats, a file cut short, variables that are missing or empty,
@@ -67,12 +70,19 @@ def load(path: str | pathlib.Path) -> Rolls:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    names = NAMES[path.suffix]
+    if path.stat().st_size > file_sizes.MOST:
+        raise ValueError(f"it has more than {file_sizes.MOST:,} bytes")
     if path.suffix == ".mat":
         from scipy.io import loadmat
 
-        return loadmat(path)
+        content = path.read_bytes()
+        file_sizes.check_mat(content, names)
+        return loadmat(io.BytesIO(content), variable_names=names)
+    with zipfile.ZipFile(path) as archive:
+        file_sizes.check_npz(archive, names)
     with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in NAMES[".npz"] if name in arrays}
+        return {name: arrays[name] for name in names if name in arrays}
 
 
 def _rolls(path: pathlib.Path, arrays: dict[str, np.ndarray], part: str) -> list[np.ndarray]:

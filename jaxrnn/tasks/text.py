@@ -71,7 +71,7 @@ def load(path: str | pathlib.Path | None = None) -> Text:
             reference that CPython carries in `pydoc_data.topics`, about 0.46 million characters.
 
     Raises:
-        ValueError: no such path, not UTF-8 text, a folder without text, fewer than 100 characters.
+        ValueError: no such path, a pipe or a device, not UTF-8 text, a folder without text, fewer than 100 characters.
 
     >>> import jaxrnn.tasks.text
     >>> text = jaxrnn.tasks.text.load()
@@ -87,6 +87,8 @@ def load(path: str | pathlib.Path | None = None) -> Text:
         return from_string(*_read_folder(path))
     if not path.exists():
         raise ValueError(f"data: there is no file or folder {str(path)!r}")
+    if not path.is_file():
+        raise ValueError(f"data: {str(path)!r} is a pipe or a device, and must be a file or a folder: it is read again")
     content = _decode(path)
     if content is None:
         raise ValueError(f"data: {str(path)!r} is not UTF-8 text: it is binary, or must be converted first")

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from jaxrnn.network.network import Network, NetworkParams, Readout
 from jaxrnn.tasks import TASKS
 from jaxrnn.tasks.base import Task
-from jaxrnn.training import step
-from jaxrnn.training.fit import Log, Metrics, Outcome, evaluate, fit
+from jaxrnn.training import full_disk, memory, not_finite, step
+from jaxrnn.training.fit import Log, Metrics, NotFiniteError, Outcome, Progress, evaluate, fit
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import CELLS, Settings
 
@@ -72,6 +72,7 @@ class Experiment(NamedTuple):
             flow=settings.flow > 0,
             vanishing=fade if settings.vanishing else None,
             noise=settings.noise,
+            on_nan=settings.on_nan,
             mesh=self.mesh,
         )
 
@@ -89,6 +90,11 @@ class Experiment(NamedTuple):
             state: from `state_of(run)`; of a new run, `initial_state()`.
             show: called with all metrics, and the seconds of training so far.
             stop: asked after every step, as `fit` does.
+
+        Raises:
+            FloatingPointError: a loss or a gradient is not finite. The message says where that began, the batch is kept
+                in the folder, and the last checkpoint is as it was.
+            OSError: the folder cannot be written to, or is full.
         """
         settings, before, start = self.settings, run.seconds(), time.perf_counter()
 
@@ -97,21 +103,66 @@ class Experiment(NamedTuple):
             run.log(metrics)
             show(metrics)
 
-        return fit(
-            state,
-            self.make_step(),
-            self.task.batch,
-            settings.steps,
-            validate=self.validate,
-            every=settings.every,
-            log=log,
-            flow_every=settings.flow,
-            patience=settings.patience or None,
-            save=lambda state, progress: run.save(state, int(state.step), progress),
-            stop=stop,
-            progress=run.progress,
-            mesh=self.mesh,
+        def save(state: step.TrainState, progress: Progress) -> None:
+            with full_disk.room_for(state, run.path):
+                run.save(state, int(state.step), progress)
+
+        try:
+            return fit(
+                state,
+                self.make_step(),
+                self.task.batch,
+                settings.steps,
+                validate=self.validate,
+                every=settings.every,
+                log=log,
+                flow_every=settings.flow,
+                patience=settings.patience or None,
+                on_nan=settings.on_nan,
+                save=save,
+                stop=stop,
+                progress=run.progress,
+                mesh=self.mesh,
+            )
+        except NotFiniteError as error:
+            if jax.process_count() > 1:
+                raise  # no process has all of the batch and the states
+            raise FloatingPointError(self._diagnose(run, error)) from None
+
+    def _diagnose(self, run: Run, error: NotFiniteError) -> str:
+        """Returns in words where a step went wrong, which is found by taking the run again up to it."""
+        start, batch = self._last_saved(run), self.task.batch(error.step - 1)
+        stands = f"the checkpoint of step {start.step} stands" if start.step else "there is no checkpoint yet"
+        state = self._advance(start, error.step - 1)
+        arguments = step.gradient_arguments(self.net, state, batch, self.settings.noise)
+        origin = not_finite.find_origin(self.net, arguments)
+        where = "taken again, its two passes are finite" if origin is None else str(origin)
+        advice = not_finite.LOWER if origin is None else origin.advice
+        try:
+            not_finite.keep_batch(run.path, batch, error.step)
+            kept = f"{run.path / not_finite.BATCH} has the batch"
+        except OSError as refused:
+            kept = f"the batch cannot be kept ({refused.strerror})"
+        return (
+            f"the loss or its gradient is not finite at step {error.step}: {where}\n"
+            f"{kept}, {stands}. Try {advice}" + ("; or --on-nan skip" if self.settings.on_nan == "stop" else "")
         )
+
+    def _last_saved(self, run: Run) -> step.TrainState:
+        """Returns the train state of the last checkpoint, or where there is none, the one before the first step."""
+        try:
+            return self.state_of(run)
+        except ValueError:
+            return self.initial_state()
+
+    def _advance(self, state: step.TrainState, number: int) -> step.TrainState:
+        """Takes the steps up to a number of them, with no validation and nothing kept."""
+        take = self.make_step()
+        if self.mesh is not None:
+            state = step.spread_train_state(state, self.mesh)
+        while int(state.step) < number:
+            state, _ = take(state, self.task.batch(int(state.step)))
+        return state
 
 
 def build(settings: Settings) -> Experiment:
@@ -123,6 +174,8 @@ def build(settings: Settings) -> Experiment:
 def make_network(settings: Settings, inputs: int, outputs: int) -> Network:
     """Makes the layers between the inputs and the outputs of the settings' task."""
     task, H = TASKS[settings.task], settings.hidden
+    steps = settings.length if task.length_is else settings.chunk if task.data_is else 1
+    memory.check(memory.Sizes(settings.cell, inputs, H, outputs, settings.layers, steps, settings.batch), copies=4)
     make, of_first = functools.partial(CELLS[settings.cell], hidden=H), {}
     if settings.cell == "elman":
         options = {"recurrent_initializer": settings.initializer, "recurrent_scale": settings.recurrent_scale}
@@ -144,6 +197,8 @@ def make_optimizer(settings: Settings) -> optax.GradientTransformation:
     optimizer = step.adam(
         settings.rate, steps, settings.warmup, settings.clip, decay=settings.decay, accumulate=settings.accumulate
     )
+    if settings.on_nan == "skip":
+        optimizer = step.skip_not_finite(optimizer)
     return step.average_params(optimizer, settings.average) if settings.average else optimizer
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
+from jaxrnn.arguments import check_choice
 from jaxrnn.network.network import Network, NetworkParams
 from jaxrnn.tasks.base import Sequences
 from jaxrnn.training.processes import largest_of_all
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
+
+MOST_SKIPPED = 25  # steps in a row whose gradient was not finite
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -93,6 +97,18 @@ class Outcome(NamedTuple):
     interrupted: bool
 
 
+class NotFiniteError(FloatingPointError):
+    """Says that a loss or a gradient is not finite.
+
+    Fields:
+        step: the first such step, counted from 1.
+    """
+
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 def fit(
     train: TrainState,
     step: Step,
@@ -105,6 +121,7 @@ def fit(
     log_every: int = 25,
     flow_every: int = 0,
     patience: int | None = None,
+    on_nan: Literal["stop", "skip"] = "stop",
     save: Callable[[TrainState, Progress], None] = lambda train, progress: None,
     stop: Callable[[], bool] = lambda: False,
     progress: Progress = BEGINNING,
@@ -130,6 +147,9 @@ def fit(
         log_every: steps between calls of `log`.
         flow_every: steps between calls of `log` with {"step", "flow"}, for a step that was made with it; 0 for none.
         patience: stop after so many validations in a row without a smaller loss than all before (early stopping).
+        on_nan: "stop" where a loss or a gradient is not finite, which is looked for before every log, validation and
+            save; or "skip", with a step and an optimizer made for it: `log` then gets means over the others, and how
+            many were "skipped", and it stops after more than 25 of them in a row.
         save: called after every validation and when told to stop, with all that a later call goes on from.
         stop: asked after every step; True ends the training, saved. `jaxrnn.training.signals.stop_on_signals` makes one
             of Ctrl-C, SIGTERM and SIGHUP, which by themselves end a step in its middle.
@@ -137,8 +157,10 @@ def fit(
         mesh: the devices that the step was made with; the train state is spread over them.
 
     Raises:
-        FloatingPointError: the loss is no longer finite. What was saved last is not touched.
+        NotFiniteError: a loss or a gradient is not finite, see `on_nan`. What was saved last is not touched.
+        FloatingPointError: the validation loss is not finite; with "skip" it only counts as no improvement.
     """
+    check_choice("on_nan", on_nan, ("stop", "skip"))
     pending: list[dict[str, Any]] = list(progress.pending)
     best, waited, stopped = progress.best, progress.waited, False
 
@@ -155,18 +177,22 @@ def fit(
         if flow is not None and flow_every and done % flow_every == 0:
             log({"step": done, "flow": flow.tolist()})
         pending.append(metrics)
-        if done % log_every == 0 or done == steps:
-            log({"step": done, **_means(_fetch(pending, done))})
+        logs, due = (done == steps or done % often == 0 for often in (log_every, every))
+        if logs or due:
+            pending = _fetch(train, pending, on_nan)
+        if logs:
+            log({"step": done, **_means(pending)})
             pending = []
-        due = done % every == 0 or done == steps
         if validate is not None and due:
             found = validate(averaged_params(train))
+            if on_nan == "stop" and not math.isfinite(found.loss):
+                raise FloatingPointError(f"the validation loss is {found.loss} at step {done}: lower the rate")
             rate = {} if found.error_rate is None else {"validation_error_rate": found.error_rate}
             log({"step": done, "validation_loss": found.loss} | rate)
             best, waited = (found.loss, 0) if found.loss < best else (best, waited + 1)
-        stopped = _told_to_stop(stop, due or done % log_every == 0)
+        stopped = _told_to_stop(stop, due or logs)
         if due or stopped:
-            pending = _fetch(pending, done)
+            pending = _fetch(train, pending, on_nan)
             save(train, Progress(tuple(pending), best, waited))
     return Outcome(train, stopped and done < steps and not out_of_patience())
 
@@ -178,14 +204,37 @@ def _told_to_stop(stop: Callable[[], bool], together: bool) -> bool:
     return together and largest_of_all(stop()) > 0
 
 
-def _fetch(metrics: list[dict[str, Any]], last: int) -> list[dict[str, float]]:
-    """Returns the metrics of the steps up to the last as numbers of Python, of which no loss may be infinite or NaN."""
+def _fetch(train: TrainState, metrics: list[dict[str, Any]], on_nan: str) -> list[dict[str, float]]:
+    """Returns the metrics of the last steps, up to that of the train state, as numbers of Python.
+
+    Raises:
+        NotFiniteError: one is not finite, and none may be; or too many in a row are not.
+    """
     fetched = jax.tree.map(float, jax.device_get(metrics))
-    for step, row in enumerate(fetched, last + 1 - len(fetched)):
-        if not math.isfinite(row["loss"]):
-            raise FloatingPointError(f"the loss is {row['loss']} at step {step}: lower the rate, or clip more")
+    for step, of_step in enumerate(fetched, int(train.step) + 1 - len(fetched)):
+        if on_nan == "stop" and not _finite(of_step):
+            loss = of_step["loss"]
+            what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss}"
+            raise NotFiniteError(step, f"{what} at step {step}: lower the rate, or clip more")
+    if on_nan == "skip":
+        _check_skipped(train)
     return fetched
 
 
+def _finite(metrics: dict[str, float]) -> bool:
+    return all(map(math.isfinite, metrics.values()))
+
+
+def _check_skipped(train: TrainState) -> None:
+    """Raises where an optimizer that skips steps has skipped too many in a row."""
+    count = int(optax.tree_utils.tree_get(train.optimizer_state, "notfinite_count", 0))
+    if count > MOST_SKIPPED:
+        step = int(train.step) + 1 - count
+        raise NotFiniteError(step, f"no gradient is finite any more from step {step} on, {count} were skipped")
+
+
 def _means(metrics: list[dict[str, float]]) -> dict[str, float]:
-    return {name: math.fsum(row[name] for row in metrics) / len(metrics) for name in metrics[0]}
+    """Returns the means over the steps whose metrics are finite, and how many of the others there are, if any."""
+    kept = list(filter(_finite, metrics))
+    means = {name: math.fsum(row[name] for row in kept) / len(kept) for name in metrics[0]} if kept else {}
+    return means if len(kept) == len(metrics) else {"skipped": len(metrics) - len(kept), **means}

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from jaxrnn.arguments import check_choice, check_positive, check_rate, check_scale
+from jaxrnn.arguments import check_above_zero, check_choice, check_positive, check_rate, check_scale
 from jaxrnn.cells.elman import Elman
 from jaxrnn.cells.gru import GRU
 from jaxrnn.cells.initializers import RECURRENT
@@ -21,6 +21,7 @@ CELLS: dict[str, Any] = {
     "gru-before": functools.partial(GRU, reset="before"),
     "lstm": LSTM,
 }
+LARGEST = 2**31 - 1  # what the integers of JAX hold, without its 64 bits
 
 
 def _setting(
@@ -31,11 +32,6 @@ def _setting(
         choices = tuple(choices)
         check = functools.partial(check_choice, choices=choices)
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "check": check})
-
-
-def _check_above_zero(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive, got {value}")
 
 
 def _check_some(name: str, value: float) -> None:
@@ -72,9 +68,9 @@ class Settings:
         64, "Cut sequences that are longer into so many steps of BPTT; the state is carried on.", check_positive
     )
     steps: int = _setting(2000, "Train for so many steps.", check_positive)
-    rate: float = _setting(2e-3, "Set the highest learning rate of Adam.", _check_above_zero)
+    rate: float = _setting(2e-3, "Set the highest learning rate of Adam.", check_above_zero)
     warmup: int = _setting(100, "Raise the rate over so many steps, before it falls as a cosine.", check_scale)
-    clip: float = _setting(1.0, "Clip gradients to this global norm.", _check_above_zero)
+    clip: float = _setting(1.0, "Clip gradients to this global norm.", check_above_zero)
     decay: float = _setting(0.0, "Shrink all parameters by this times the rate at every step.", check_scale)
     noise: float = _setting(0.0, "Add normal noise of this standard deviation to the weights.", check_scale)
     dropout: float = _setting(0.0, "Drop this share of units between layers and on the recurrent path.", check_scale)
@@ -90,14 +86,22 @@ class Settings:
     gradient: Literal["bptt", "autodiff"] = _setting(
         "bptt", "Choose how to compute the gradient.", choices=("bptt", "autodiff")
     )
+    on_nan: Literal["stop", "skip"] = _setting(
+        "stop",
+        "Choose what becomes of a step whose gradient is not finite: stop, and say where it began; or skip it.",
+        choices=("stop", "skip"),
+    )
     seed: int = _setting(0, "Set the seed of everything random.")
     every: int = _setting(250, "Validate and save every so many steps.", check_positive)
     flow: int = _setting(0, "Record the gradient flow every so many steps.", check_scale)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
             if field.metadata["check"] is not None:
-                field.metadata["check"](field.name, getattr(self, field.name))
+                field.metadata["check"](field.name, value)
+            if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+                raise ValueError(f"{field.name} must be below 2^31 = {LARGEST + 1:,}, got {value}")
 
 
 def recipe(task: str, **changes: Any) -> Settings:

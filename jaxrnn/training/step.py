@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxrnn.arguments import check_choice, check_scale
+from jaxrnn.arguments import check_above_zero, check_choice, check_positive, check_scale
 from jaxrnn.cells.base import State
 from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.value_and_grad import value_and_grad
@@ -79,11 +79,21 @@ def adam(
     `clip` is the largest global norm. With a `decay` it is AdamW: parameters shrink by the rate times it at every step.
     With `accumulate`, gradients of so many batches are averaged before a step is taken.
 
+    Raises:
+        ValueError, TypeError: a rate or clip that is not a finite number above zero, steps or accumulate below 1, a
+            warmup or decay that is negative or not finite.
+
     Source: Kingma & Ba (2015), algorithm 1; Pascanu, Mikolov & Bengio (2013), algorithm 1, for the clipping;
     Loshchilov & Hutter (2017), equation 5, for the cosine, and (2019), algorithm 2, for the decay.
     """
+    for name, value in (("rate", rate), ("clip", clip)):
+        check_above_zero(name, value)
+    for name, value in (("steps", steps), ("accumulate", accumulate)):
+        check_positive(name, value)
+    for name, value in (("warmup", warmup), ("decay", decay)):
+        check_scale(name, value)
     warmup = min(warmup, steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, max(steps, 1)) if warmup else rate
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps) if warmup else rate
     chain = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=decay))
     return chain if accumulate == 1 else optax.MultiSteps(chain, accumulate).gradient_transformation()
 
@@ -114,6 +124,11 @@ def average_params(optimizer: optax.GradientTransformation, decay: float) -> opt
     return optax.GradientTransformation(init, update)
 
 
+def skip_not_finite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Makes an optimizer leave out every gradient that is not finite: parameters and its own state stay as they are."""
+    return optax.apply_if_finite(optimizer, max_consecutive_errors=2**30)  # `fit` says when there were too many
+
+
 def averaged_params(train: TrainState) -> NetworkParams:
     """Returns the average of the parameters, or the parameters themselves where the optimizer keeps no average."""
     state = train.optimizer_state
@@ -130,6 +145,7 @@ def make_step(
     clip: float | None = None,
     vanishing: Callable[[chex.Array], chex.Array] | None = None,
     noise: float = 0.0,
+    on_nan: Literal["stop", "skip"] = "stop",
     mesh: Mesh | None = None,
 ) -> Step:
     """Makes one jitted training step; its first argument is donated, so that parameters are updated in place.
@@ -146,6 +162,8 @@ def make_step(
         noise: standard deviation of normal noise on all parameters while the gradient is taken, anew at every step
             (Murray & Edwards 1994, "Enhanced MLP performance and fault tolerance resulting from synaptic weight
             noise").
+        on_nan: "skip" carries on the state from before a batch that leaves it not finite, for an optimizer of
+            `skip_not_finite`; "stop" leaves it to `fit` to look at the loss, and costs nothing.
 
     Returns:
         `(train, batch) -> (train, {"loss", "gradient_norm"})`; the batch is a `jaxrnn.tasks.base.Sequences`, the
@@ -167,6 +185,7 @@ def make_step(
     (1, ['gradient_norm', 'loss'])
     """
     check_choice("gradient", gradient, ("bptt", "autodiff"))
+    check_choice("on_nan", on_nan, ("stop", "skip"))
     check_scale("noise", noise)
     if gradient == "autodiff" and (flow or clip is not None or vanishing is not None):
         raise ValueError('flow, clip and vanishing need gradient="bptt": autodiff lets nobody into its reverse pass')
@@ -178,13 +197,11 @@ def make_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(train: TrainState, batch: Sequences) -> tuple[TrainState, dict[str, chex.Array]]:
-        key_dropout, key_noise = jax.random.split(jax.random.fold_in(train.key, train.step))
-        state, reset = _enter_batch(net, train, batch)
+        arguments = gradient_arguments(net, train, batch, noise)
         weight = {} if vanishing is None else {"vanishing": vanishing(train.step)}
-        (loss, final, *found), grads = loss_and_gradient(
-            _add_noise(train.params, noise, key_noise), batch.inputs, batch.targets, None, state, batch.mask, reset,
-            key_dropout, **weight,
-        )  # fmt: skip
+        (loss, final, *found), grads = loss_and_gradient(*arguments, **weight)
+        if on_nan == "skip":
+            final = _where_finite(final, arguments.state)
         updates, optimizer_state = optimizer.update(grads, train.optimizer_state, train.params)
         params = optax.apply_updates(train.params, updates)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(grads)}
@@ -193,6 +210,33 @@ def make_step(
         return TrainState(params, optimizer_state, final, train.step + 1, train.key), metrics
 
     return step if mesh is None else lambda train, batch: step(train, spread_batch(batch, mesh, net.last_step))
+
+
+class GradientArguments(NamedTuple):
+    """Holds what a step takes the gradient of, in the order in which `jaxrnn.value_and_grad(net)` takes it."""
+
+    params: NetworkParams  # with the noise of the step
+    inputs: Any
+    targets: Any
+    weights: None
+    state: tuple[State, ...]  # that the batch begins with
+    mask: Any
+    reset: Any
+    key: chex.PRNGKey  # for dropout
+
+
+def gradient_arguments(net: Network, train: TrainState, batch: Sequences, noise: float = 0.0) -> GradientArguments:
+    """Returns what the step that follows on a train state takes the gradient of."""
+    key_dropout, key_noise = jax.random.split(jax.random.fold_in(train.key, train.step))
+    state, reset = _enter_batch(net, train, batch)
+    params = _add_noise(train.params, noise, key_noise)
+    return GradientArguments(params, batch.inputs, batch.targets, None, state, batch.mask, reset, key_dropout)
+
+
+def _where_finite(new: Any, old: Any) -> Any:
+    """Returns the new state where all of it is finite, else the old one."""
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new)]))
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
 
 
 def _enter_batch(net: Network, train: TrainState, batch: Sequences) -> tuple[tuple[State, ...], chex.Array | None]:

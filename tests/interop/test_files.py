@@ -102,8 +102,9 @@ def test_files_that_do_not_fit_are_told(
 
 def test_files_that_are_none_are_told(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "file.safetensors"
-    with pytest.raises(FileNotFoundError):
-        interop.load(path)
+    for missing in (path, tmp_path, path / "below"):
+        with pytest.raises(ValueError, match="there is no file"):
+            interop.load(missing)
     path.write_bytes(b"no such thing")
     with pytest.raises(ValueError, match="must be a file of safetensors"):
         interop.load(path)

@@ -88,5 +88,5 @@ def test_it_is_asked_once_a_step_and_a_finished_training_is_not_interrupted():
 
 def test_a_validation_that_is_no_number_is_no_improvement():
     figures = iter([math.nan, 2.0, math.nan, math.nan])
-    outcome, *_ = run(50, every=5, patience=2, validate=lambda params: Metrics(next(figures), None))
+    outcome, *_ = run(50, every=5, patience=2, on_nan="skip", validate=lambda params: Metrics(next(figures), None))
     assert outcome.train.step == 20
