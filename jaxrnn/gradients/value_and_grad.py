@@ -203,8 +203,9 @@ def value_and_grad(
         clip: the largest norm that dE/ds_t of one sequence and layer may have: at every step on the way back a longer
             one is shortened to it. What is returned is then no longer the gradient of E, but cannot explode. In units
             of E: with the default weights the share of one step of one sequence is of the order of 1/(T B).
-        unroll: how many steps one turn of a compiled loop takes: less overhead for a longer compilation. No result
-            depends on it but for rounding; `jaxrnn.tune` tries it.
+        unroll: how many steps one turn of a compiled loop takes: less overhead for a longer compilation, where a turn
+            costs much (on the CPUs that were tried it does not). No result depends on it but for rounding;
+            `jaxrnn.tune` tries it.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
             float32 at least.

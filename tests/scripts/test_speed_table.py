@@ -79,7 +79,13 @@ def test_new_rows_take_the_place_of_old_ones(speed_table, tmp_path, monkeypatch,
     speed_table.write(flax, [row() | FLAX])
     comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "flax"))
     readme.write_text("a\n" + "b\n".join(comments) + "c\n")
-    places = {"SPEED": kept, "PEERS": peers, "FLAX": flax, "README": readme, "PICTURE": tmp_path / "pictures" / "speed.png"}
+    places = {
+        "SPEED": kept,
+        "PEERS": peers,
+        "FLAX": flax,
+        "README": readme,
+        "PICTURE": tmp_path / "pictures" / "speed.png",
+    }
     for name, path in places.items():
         monkeypatch.setattr(speed_table, name, path)
     monkeypatch.setattr(sys, "argv", ["speed_table", str(new)])
