@@ -14,11 +14,11 @@ from jaxrnn.training import experiment
 
 @click.command(short_help="Write text from a saved run.")
 @click.argument("run", type=PATH)
-@click.option("--prompt", default="\n", help="Go on from this text.  [default: a new line]")
+@click.option("--prompt", help="Go on from this text.  [default: a new line, or the first character there is]")
 @option("--temperature", default=0.8, help="Draw with this: 1 as learnt, less is surer, 0 takes the likeliest.")
 @option("--length", default=500, help="Write so many characters.")
 @option("--seed", default=0, help="Set the seed of the draws.")
-def sample(run: pathlib.Path, prompt: str, temperature: float, length: int, seed: int) -> None:
+def sample(run: pathlib.Path, prompt: str | None, temperature: float, length: int, seed: int) -> None:
     """Write text from the best checkpoint of RUN, a folder that `jaxrnn train` made."""
     opened = open_run(run)
     vocabulary = opened.record.get("vocabulary")
@@ -26,5 +26,5 @@ def sample(run: pathlib.Path, prompt: str, temperature: float, length: int, seed
         raise ValueError(f"{str(run)!r} was not trained on text, and has none to write")
     net, params = experiment.load_best(opened)
     characters = text.sample(net, params, vocabulary, prompt, length, temperature, seed)
-    for character in itertools.chain(prompt.lstrip("\n"), characters, "\n"):
+    for character in itertools.chain((prompt or "").lstrip("\n"), characters, "\n"):
         click.echo(character, nl=False)

@@ -188,7 +188,7 @@ def sample(
     net: Network,
     params: NetworkParams,
     vocabulary: str,
-    prompt: str = "\n",
+    prompt: str | None = None,
     length: int = 500,
     temperature: float = 1.0,
     seed: int = 0,
@@ -200,7 +200,8 @@ def sample(
     Args:
         net, params: a network over the vocabulary's tokens.
         vocabulary: the character of every token; the last one, the unknown one, is never drawn.
-        prompt: what the text goes on from, at least one character.
+        prompt: what the text goes on from, at least one character; by default a new line, or the first character of a
+            vocabulary without one.
         length: how many characters to draw.
         temperature: 1 draws from the network's own distribution, less sharpens it, 0 takes the likeliest.
         seed: for the draws.
@@ -208,6 +209,8 @@ def sample(
     Raises:
         ValueError: an empty prompt, one with characters not in the vocabulary, a negative temperature or length.
     """
+    if prompt is None:
+        prompt = "\n" if "\n" in vocabulary else vocabulary[0]
     strange = sorted(set(prompt) - set(vocabulary[:-1]))
     if strange:
         raise ValueError(f"prompt has characters that the training text does not have: {' '.join(map(repr, strange))}")

@@ -44,3 +44,9 @@ def test_frequencies_follow_the_softmax_and_never_the_unknown(network):
 def test_bad_arguments(network, arguments, message):
     with pytest.raises(ValueError, match=message):
         sample(*network, **{"prompt": "a", **arguments})
+
+
+@pytest.mark.parametrize(("vocabulary", "first"), [("abcd" + UNKNOWN, "a"), ("ab\nd" + UNKNOWN, "\n")])
+def test_without_a_prompt_it_begins_with_a_new_line_or_the_first_character_there_is(network, vocabulary, first):
+    net, params, _ = network
+    assert "".join(sample(net, params, vocabulary, seed=3)) == "".join(sample(net, params, vocabulary, first, seed=3))
