@@ -214,7 +214,7 @@ def _conclude(now: experiment.Experiment, run: Run) -> None:
     console.print(f"\nTrained in {run.seconds():.0f} s. Curve, metrics, checkpoints and examples are in {run.path}/:")
     console.print("  " + "  ".join([*written, "metrics.jsonl", "settings.json", "checkpoints/"]))
     if sample is not None:
-        console.print(f"  jaxrnn sample {run.path} --prompt 'The '")
+        console.print(f"  jaxrnn sample {run.path}")
 
 
 def _print_errors(now: experiment.Experiment, run: Run, params: Any) -> None:
