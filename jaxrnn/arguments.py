@@ -14,7 +14,7 @@ import numpy as np
 from chex import Array, ArrayTree, PRNGKey
 from jax.typing import DTypeLike
 
-from jaxrnn.printing import brief
+from jaxrnn.printing import brief, in_bytes
 
 SYMBOLIC_BATCH = 32  # a batch of ordinary size
 
@@ -103,15 +103,6 @@ def check_memory(name: str, size: int) -> None:
         raise ValueError(
             f"{name} would take {in_bytes(size)} at least, and this machine has {in_bytes(memory)} of memory"
         )
-
-
-def in_bytes(size: float) -> str:
-    """Writes a number of bytes as people read it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.0f} TB"
 
 
 @functools.cache

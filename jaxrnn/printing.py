@@ -55,6 +55,17 @@ def expression(configuration: Any) -> str:
     return _join(f"{type(configuration).__name__}(", parts, ")", WIDTH)
 
 
+def in_bytes(size: float) -> str:
+    """Writes a number of bytes as people read it."""
+    if size < 1000:
+        return f"{size:,.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:,.1f} {unit}"
+    return f"{size / 1000:,.0f} TB"
+
+
 def _join(opening: str, parts: Sequence[str], closing: str, width: float) -> str:
     """Puts parts into brackets, in one line where they fit."""
     line = opening + ", ".join(parts) + closing

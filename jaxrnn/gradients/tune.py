@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 from chex import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxrnn.arguments import as_array, check_scale
+from jaxrnn.arguments import as_array, batch_shape, check_scale
 from jaxrnn.gradients.parallel import data_parallel
 from jaxrnn.gradients.value_and_grad import plan, value_and_grad
 from jaxrnn.network.network import Network, NetworkParams
@@ -104,41 +105,42 @@ def tune(
     call = (params, inputs, targets, *arguments)
     rounds = _Rounds(net, call, named, dict(options), seconds)
     best = rounds.first({})
-    gates = [] if net.bidirectional or not _gated(net, inputs) else [{"recompute": "gates"}]
-    for choices in (_segments(net, inputs, options), [{"unroll": count} for count in UNROLLS], gates):
+    segments, gates = _segments_and_gates(net, inputs, options)
+    for choices in (segments, [{"unroll": count} for count in UNROLLS], gates):
         start = best
         for choice in choices:
             if not choice.keys() & options.keys():
                 best = rounds.better(best, {**start.options, **choice}, 1)
     devices = jax.device_count()
-    if devices > 1 and inputs.ndim > 1 and inputs.shape[1] % devices == 0:
+    if devices > 1 and len(batch_shape(inputs)) and batch_shape(inputs)[0] % devices == 0:
         best = rounds.better(best, dict(best.options), devices)
     return Tuned(best.options, best.devices, tuple(rounds.trials))
 
 
-def _segments(net: Network, inputs: Array, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns lengths of segments around that of "auto", which itself is what the first trial has."""
+def _segments_and_gates(net: Network, inputs: Array, options: Mapping[str, Any]) -> tuple[list[dict], list[dict]]:
+    """Returns lengths of segments around that of "auto", and gates made anew where there are any.
+
+    A truncation and a budget decide on both, and layers that read both ways cut their steps themselves.
+    """
     if net.bidirectional or options.keys() & {"truncate", "memory_budget"}:
-        return []
-    T, known = inputs.shape[0], {name: options[name] for name in ("recompute", "compute_dtype") if name in options}
-    auto = plan(net, inputs, **known).lengths[-1]
-    lengths = {T, auto * 4, auto * 2, auto // 2, auto // 4} - {auto}
-    return [{"segment": K} for K in sorted(lengths, reverse=True) if 0 < K <= T]
-
-
-def _gated(net: Network, inputs: Array) -> bool:
-    """Tells whether anything is kept of a step besides its state."""
-    return plan(net, inputs).state_bytes > plan(net, inputs, recompute="gates").state_bytes
+        return [], []
+    known = {name: options[name] for name in ("recompute", "compute_dtype") if name in options}
+    auto, T = plan(net, inputs, **known), inputs.shape[0]
+    K = auto.lengths[-1]
+    segments = [{"segment": length} for length in sorted({T, K * 4, K * 2, K // 2, K // 4} - {K}, reverse=True)]
+    anew = plan(net, inputs, **{**known, "recompute": "gates"})
+    gates = [{"recompute": "gates"}] if anew.state_bytes < auto.state_bytes else []
+    return [choice for choice in segments if 0 < choice["segment"] <= T], gates
 
 
 class _Rounds:
     """Runs the trials, and keeps what they took."""
 
     def __init__(self, net: Network, call: tuple, named: dict, options: dict, seconds: float) -> None:
-        self.net, self.call, self.named, self.options = net, call, named, options
+        self.net, self.call, self.options = net, (call, named), options
         self.seconds = seconds / 9  # about as many comparisons as there are
         self.trials: list[Trial] = []
-        self.functions: dict[int, Callable[[], Any]] = {}  # of the trials, by their number
+        self.functions: list[Callable[[], Any]] = []  # of the trials
 
     def first(self, options: dict[str, Any]) -> Trial:
         """Tries what all others are compared with."""
@@ -156,12 +158,16 @@ class _Rounds:
 
     def _compile(self, options: dict[str, Any], devices: int) -> int:
         function: Any = value_and_grad(self.net, **self.options, **options)
-        function = data_parallel(function) if devices > 1 else function
+        call, named = self.call
+        if devices > 1:  # as in a training loop, where nothing is moved at a step
+            mesh = jax.make_mesh((devices,), ("data",), axis_types=(AxisType.Auto,))
+            function = data_parallel(function, mesh)
+            call, named = jax.device_put(self.call, NamedSharding(mesh, PartitionSpec()))
         start = time.perf_counter()
-        compiled = jax.jit(function).lower(*self.call, **self.named).compile()
+        compiled = jax.jit(function).lower(*call, **named).compile()
         seconds = time.perf_counter() - start
         memory = compiled.memory_analysis()
-        self.functions[len(self.trials)] = lambda: compiled(*self.call, **self.named)
+        self.functions.append(lambda: compiled(*call, **named))
         self.trials.append(Trial(options, devices, 0.0, memory.temp_size_in_bytes if memory else 0, seconds))
         return len(self.trials) - 1
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import chex
 
-from jaxrnn.arguments import in_bytes
 from jaxrnn.layer.memory import nbytes
+from jaxrnn.printing import in_bytes
 
 BESIDES = 2**17  # bytes that a checkpoint takes besides its arrays
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

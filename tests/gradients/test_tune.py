@@ -1,5 +1,6 @@
 """Tuning: it takes the fastest of what it tries, and says what it tried."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from oracles import relative_error
@@ -74,8 +75,15 @@ def test_what_is_given_is_not_tried(clock):
     given = problem.arguments()[:3]
     tuned = jaxrnn.tune(problem.net, *given, options={"unroll": 2, "compute_dtype": jnp.bfloat16})
     assert [dict(trial.options) for trial in tuned.trials] == [{}]
-    windowed = jaxrnn.tune(Problem(T=20).net, *Problem(T=20).arguments()[:3], options={"truncate": jaxrnn.Carried(3)})
-    assert not any("segment" in trial.options for trial in windowed.trials)
+
+
+@pytest.mark.parametrize("options", [{"truncate": jaxrnn.Window(3)}, {"memory_budget": 10**7}], ids=str)
+def test_what_decides_on_segments_and_gates_itself_is_let(options):
+    problem = Problem(jaxrnn.LSTM, batch=(8,))
+    given = jax.device_put(problem.arguments()[:3], jax.devices()[0])
+    tuned = jaxrnn.tune(problem.net, *given, seconds=0.01, options=options)
+    assert {name for trial in tuned.trials for name in trial.options} == {"unroll"}
+    assert {trial.devices for trial in tuned.trials} == {1, 4}
 
 
 def test_wrong_arguments_are_errors_of_the_function():

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from jaxrnn.arguments import check_memory, in_bytes
+from jaxrnn.arguments import check_memory
+from jaxrnn.printing import in_bytes
 from jaxrnn.training import experiment, memory
 from jaxrnn.training.settings import CELLS, Settings, recipe
 
@@ -39,5 +40,5 @@ def test_integers_are_those_of_jax(name):
 
 def test_bytes_are_written_as_people_read_them():
     assert [in_bytes(size) for size in (5, 1000, 12_300_000, 2e9, 4e15)] == [
-        "5.0 bytes", "1.0 kB", "12.3 MB", "2.0 GB", "4,000 TB",
+        "5 bytes", "1.0 kB", "12.3 MB", "2.0 GB", "4,000 TB",
     ]  # fmt: skip
