@@ -20,10 +20,10 @@ from jaxrnn.network.network import Network, NetworkParams
 
 # A choice must gain so much, or the noise of the clock would make it: what is left out is what a user need not read.
 GAIN = 0.97
-# On two cores of an AMD EPYC with AVX-512 (jax 0.10.2) these lose: the time of unroll=2, 4, 8 in that of 1, in turns,
-# of LSTM 70,24,48,160,90 (T,B,D,H,V): 1.00, 1.17, 1.13; 128,64,128,256,128: 0.99, 1.06, 1.06; GRU 100,32,64,128,65:
-# 1.06, 1.06, 1.07; Elman at that shape 1.02, 1.03, 1.15; 512,1,64,64,65: 1.43, 1.23, 1.18; 128,64,128,512,128: 0.98,
-# 1.01, 1.04. They are tried for the machines where a turn of a loop costs more, a GPU's before all.
+# On two cores of an AMD EPYC with AVX-512 (jax 0.10.2) these gain nothing. What `tune` found for the problems of
+# scripts/bench.py, ms of 1, 2 and 4 steps a turn: LSTM 128,64,128,256,128 (T,B,D,H,V) 109, 108, 108; GRU
+# 100,32,64,128,65 8.0, 8.1, 8.6; Elman 512,1,64,64,65 0.43, 0.60, 0.53; 128,64,128,512,128 51.5, 50.7, 51.0. They are
+# tried for the machines where a turn of a loop costs more, a GPU's before all.
 UNROLLS = (2, 4)
 
 

@@ -11,6 +11,8 @@ README = (SCRIPTS.parent / "README.md").read_text(encoding="utf-8")
 LARGEST_PICTURE = 80_000  # bytes
 FLAX = {"nnx.RNN ms": "3.2", "flax.RNN ms": "2.1", "nnx.RNN / flax.RNN": "1.52", "memory": "0.64"}
 FLAX["flax.RNN / value_and_grad"] = "1.18"
+TIMES = {"jaxrnn, all cores ms": "2", "jaxrnn, 1 device ms": "4", "jax.grad ms": "8", "flax nnx ms": "9"}
+TIMES |= {"haiku ms": "12", "torch ms": "6"}
 PNG = b"\x89PNG"
 
 
@@ -24,6 +26,7 @@ def row(cell="elman", T="100", **columns):
 def test_the_readme_has_the_figures_of_the_kept_results(speed_table):
     made = speed_table.insert(README, "speed", speed_table.speed_table(speed_table.read(speed_table.SPEED)))
     made = speed_table.insert(made, "peers", speed_table.peers_table(speed_table.read(speed_table.PEERS)))
+    made = speed_table.insert(made, "random", speed_table.random_sentence(speed_table.read(speed_table.RANDOM)))
     made = speed_table.insert(made, "flax", speed_table.flax_table(speed_table.read(speed_table.FLAX)))
     assert made == README, "run: python scripts/speed_table.py"
 
@@ -66,23 +69,28 @@ def test_a_table_by_hand(speed_table):
     peers = row(processor="one core") | {"torch ms": "3-4", "flax nnx ms": ""}
     last = speed_table.peers_table([peers]).splitlines()[-1]
     assert last == "| Elman 100, 2, 3, 4, 5 | 0.417 ms | 38.25 ms | 3-4 ms | - |"
+    said = speed_table.random_sentence([row() | TIMES, row() | TIMES | {"torch ms": "24", "jax.grad ms": "36"}])
+    assert "2 drawn shapes, all cores against the best of all others: 3.00 to 4.50 times as fast, geometric" in said
+    assert "those in JAX: 2.00 to 2.25 times as fast, geometric mean 2.12." in said
     last = speed_table.flax_table([row("GRUCell, time") | FLAX]).splitlines()[-1]
     assert last == "| GRUCell, time first: 100, 2, 3, 4, 5 | 3.2 ms | 2.1 ms | 1.52 | 0.64 | 1.18 |"
 
 
 def test_new_rows_take_the_place_of_old_ones(speed_table, tmp_path, monkeypatch, capsys):
-    names = ("speed.csv", "new.csv", "README.md", "peers.csv", "flax.csv")
-    kept, new, readme, peers, flax = (tmp_path / name for name in names)
+    names = ("speed.csv", "new.csv", "README.md", "peers.csv", "random.csv", "flax.csv")
+    kept, new, readme, peers, drawn, flax = (tmp_path / name for name in names)
     speed_table.write(kept, [row(T="7"), row(T="8"), row("lstm", T="7")])
     speed_table.write(new, [row(T="8", ratio="3.14") | {"torch ms": "2.5"}, row(T="9")])
     speed_table.write(peers, [row()])
     speed_table.write(flax, [row() | FLAX])
-    comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "flax"))
+    speed_table.write(drawn, [row() | TIMES])
+    comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "random", "flax"))
     readme.write_text("a\n" + "b\n".join(comments) + "c\n")
     places = {
         "SPEED": kept,
         "PEERS": peers,
         "FLAX": flax,
+        "RANDOM": drawn,
         "README": readme,
         "PICTURE": tmp_path / "pictures" / "speed.png",
     }
