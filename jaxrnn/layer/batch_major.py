@@ -3,8 +3,8 @@
 Inputs and hidden states, and the gradients of both, are each copied once into the other order, outside the loops; XLA
 leaves these copies in the program. `python scripts/bench_flax.py` has both orders in its rows, "batch" and "time": on
 two cores of an AMD EPYC with AVX-512, jax 0.10.2, these take, at T,B,D,H,V = 100,32,64,128,65 and 128,64,128,256,128,
-SimpleCell 3.8 and 3.5 ms, 38 and 28; GRUCell 10.2 and 10.4, 88 and 85; LSTMCell 12.1 and 11.9, 95 and 90. The 38 come of
-glibc, which maps blocks of 32 MB anew at every call: where it is told to keep its memory
+SimpleCell 3.8 and 3.5 ms, 38 and 28; GRUCell 10.2 and 10.4, 88 and 85; LSTMCell 12.1 and 11.9, 95 and 90. The 38 are
+glibc's, which maps blocks of 32 MB anew at every call: where it is told to keep its memory
 (MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=2147483647 MALLOC_TOP_PAD_=67108864) they are 27.0 and 26.6 ms.
 
 Loops over the middle axis need no copy. A prototype of them was no faster than the copies, and was left.
