@@ -49,15 +49,15 @@ ROWS = {
         "JSB chorales, Elman", f"8.71 ({BL}), 8.91 ({BAI}), 8.58 (Hessian-free)", 8.5, "test", 3,
         (
             recipe("chorales", hidden=300, **JSB),
-            recipe("chorales", hidden=400, **JSB | {"dropout": 0.5}),
-            recipe("chorales", hidden=300, noise=0.02, **JSB),
+            recipe("chorales", hidden=300, **JSB | {"rate": 3e-3, "steps": 3000}),
+            recipe("chorales", hidden=400, **JSB | {"dropout": 0.5, "rate": 3e-3, "steps": 3000}),
         ),
         "JSB_Chorales.mat"),
     "jsb-gru": Reproduction(
         "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test", 3,
         (
             recipe("chorales", cell="gru", hidden=200, **JSB),
-            recipe("chorales", cell="gru", hidden=300, **JSB | {"dropout": 0.5}),
+            recipe("chorales", cell="gru", hidden=300, **JSB | {"dropout": 0.5, "steps": 2500}),
         ),
         "JSB_Chorales.mat"),
     "order-50": Reproduction(

@@ -26,7 +26,6 @@ HERE = pathlib.Path(__file__).parent
 PICTURE, PAGE = HERE / "pictures" / "reproduced.png", HERE / "results" / "reproduced.md"
 README = HERE.parent / "README.md"
 REACHED, MISSED = "#33658a", "#d1603d"
-LEAST = 0.01  # the smallest ratio that is drawn
 
 
 def by_row(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -127,28 +126,28 @@ def why(name: str, records: list[Record]) -> list[str]:
 
 
 def picture(records: list[Record]) -> Figure:
-    """Draws a bar for each row with a goal: the error against what was to be reached; below one is better."""
+    """Draws a bar for each row with a goal: by how much the error is below it, to the left, or above it."""
     from matplotlib.figure import Figure
 
     rows = {name: of_row for name, of_row in by_row(records).items() if ROWS[name].goal}
     figure = Figure(figsize=(9.6, 0.27 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     for i, (name, of_row) in enumerate(reversed(rows.items())):
-        about, best = ROWS[name], chosen(name, of_row)
-        mean = statistics.mean(found[about.figure] for found in best)
-        ratio, *points = (
-            max(value / (about.goal or 1), LEAST) for value in (mean, *(found[about.figure] for found in best))
-        )
-        axes.barh(i, ratio - 1, left=1, color=REACHED if max(points) <= 1 else MISSED, height=0.62)
-        axes.plot(points, [i] * len(points), "k.", markersize=4)
-        axes.annotate(show(about, mean), (1, i), (5 if ratio <= 1 else -5, 0), textcoords="offset points",
-                      ha="left" if ratio <= 1 else "right", va="center", fontsize=8)  # fmt: skip
-    axes.axvline(1, color="black", linewidth=0.8)
+        about, goal, best = ROWS[name], ROWS[name].goal or 1.0, chosen(name, of_row)
+        apart = [100 * (found[about.figure] / goal - 1) for found in best]
+        axes.barh(i, statistics.mean(apart), color=REACHED if max(apart) <= 0 else MISSED, height=0.62)
+        axes.plot(apart, [i] * len(apart), "k.", markersize=4)
+        here = f"{show(about, statistics.mean(found[about.figure] for found in best))}, of {show(about, goal)}"
+        axes.annotate(here, (1, i), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                      va="center", fontsize=8)  # fmt: skip
+    axes.axvline(0, color="black", linewidth=0.8)
     labels = [ROWS[name].title for name in reversed(rows)]
-    axes.set(yticks=range(len(rows)), yticklabels=labels, xscale="log")
+    axes.set(yticks=range(len(rows)), yticklabels=labels)
+    axes.set_xscale("symlog", linthresh=1, linscale=0.6)
+    axes.set_xlim(-130, max(130, axes.get_xlim()[1]))
+    axes.set_xticks([-100, -10, -1, 0, 1, 10, 100], ["-100 %", "-10 %", "-1 %", "0", "1 %", "10 %", "100 %"])
     axes.tick_params(labelsize=8)
-    axes.set_xlim(LEAST / 1.2, max(4.0, axes.get_xlim()[1]))
-    axes.set_xlabel(f"error, as a multiple of what was to be reached, down to {LEAST} (points: seeds)", fontsize=9)
+    axes.set_xlabel("error against what was to be reached: to the left is better (points: seeds)", fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
