@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from jaxrnn.training.settings import Settings, recipe
@@ -36,10 +37,11 @@ class Reproduction(NamedTuple):
 
 BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
 PASCANU, LE = "Pascanu et al. 2013", "Le et al. 2015"
-JSB = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8}
-NOTTINGHAM = {"average": 0.99, "rate": 2e-3, "steps": 3000, "every": 250}
+JSB = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8, "every": 50}
+NOTTINGHAM = {"average": 0.99, "rate": 2e-3, "steps": 3000, "every": 250, "patience": 0}
 ORDER = {"length": 50, "rate": 1e-3, "steps": 10_000, "every": 1000}
 REGULARISED = {"vanishing": 1.0, "vanishing_steps": 1000.0}
+PLAIN = {"vanishing": 0.0, "vanishing_steps": math.inf}
 GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
 IRNN = {"activation": "relu", "initializer": "identity"}
 TEXT = {"batch": 32, "chunk": 64, "every": 500}
@@ -64,10 +66,10 @@ ROWS = {
         "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate", 5,
         (recipe("order", **ORDER, **REGULARISED),)),
     "order-50-plain": Reproduction(
-        "the same without the regulariser", "-", None, "error_rate", 5, (recipe("order", **ORDER),)),
+        "the same without the regulariser", "-", None, "error_rate", 5, (recipe("order", **ORDER, **PLAIN),)),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
-        (recipe("order", length=50, cell="gru", **GATED),)),
+        (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
     "adding-200": Reproduction(
         "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
         (recipe("adding", length=200, steps=8000, every=1000),)),

@@ -89,9 +89,9 @@ def page(records: list[Record]) -> str:
     """Makes the page of all settings tried: what each gave, and of a goal that was missed, why."""
     parts = [
         "# Published figures: what was tried\n",
-        "Made by `python scripts/reproduced_table.py` from reproduced.json. A setting is what differs from the",
-        f"defaults of `jaxrnn train`. At most {published.MOST_TRIED} are tried in a row, with the first seed; the one",
-        "with the best figure on the validation part (bold) is run with the others. Minutes are those of one core;",
+        "Made by `python scripts/reproduced_table.py` from reproduced.json. A setting is what differs from the\n"
+        f"defaults of `jaxrnn train`. At most {published.MOST_TRIED} are tried in a row, with the first seed; the one\n"
+        "with the best figure on the validation part (bold) is run with the others. Minutes are those of one core;\n"
         "seconds on the clock, of a machine that others used as well, are in reproduced.json.\n",
     ]
     for name, of_row in by_row(records).items():

@@ -192,7 +192,18 @@ class Chorales(Task):
     objective = staticmethod(sigmoid_cross_entropy)
     unit = "nats per step"
     inputs = outputs = NOTES
-    recipe: ClassVar = {"hidden": 200, "input_scale": 1.0, "batch": 16, "chunk": 100, "steps": 2000, "every": 50}
+    recipe: ClassVar = {
+        "hidden": 300,
+        "input_scale": 1.0,
+        "batch": 16,
+        "chunk": 100,
+        "steps": 3000,
+        "rate": 3e-3,
+        "dropout": 0.3,
+        "average": 0.99,
+        "patience": 8,
+        "every": 100,
+    }
     data_is = "a .mat or .npz file of piano rolls"
 
     def __post_init__(self) -> None:
