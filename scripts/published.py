@@ -89,7 +89,10 @@ ROWS = {
         (recipe("chorales", cell="lstm", hidden=300, dropout=0.2, **NOTTINGHAM),), "Nottingham.mat"),
     "copy-100": Reproduction(
         "copy memory, pause 100, Elman", "-", 0.1732, "loss", 1,
-        (recipe("copy", length=100, steps=6000, every=1000),)),
+        (
+            recipe("copy", length=100, input_scale=0.1, steps=6000, every=1000),
+            recipe("copy", length=100, input_scale=0.1, steps=6000, every=1000, **REGULARISED),
+        )),
     "copy-100-gru": Reproduction(
         "copy memory, pause 100, GRU", "-", 0.1732, "loss", 1, (recipe("copy", length=100, cell="gru", **GATED),)),
     "digits": Reproduction(
