@@ -59,7 +59,7 @@ ROWS = {
         "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test", 3,
         (
             recipe("chorales", cell="gru", hidden=200, **JSB),
-            recipe("chorales", cell="gru", hidden=300, **JSB | {"dropout": 0.5, "steps": 2500}),
+            recipe("chorales", cell="gru", hidden=200, **JSB | {"rate": 3e-3, "steps": 3000}),
         ),
         "JSB_Chorales.mat"),
     "order-50": Reproduction(
