@@ -64,7 +64,10 @@ ROWS = {
         "JSB_Chorales.mat"),
     "order-50": Reproduction(
         "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate", 5,
-        (recipe("order", **ORDER, **REGULARISED),)),
+        (
+            recipe("order", **ORDER, **REGULARISED),
+            recipe("order", **ORDER | REGULARISED | {"rate": 3e-4, "vanishing_steps": 5000.0}),
+        )),
     "order-50-plain": Reproduction(
         "the same without the regulariser", "-", None, "error_rate", 5, (recipe("order", **ORDER, **PLAIN),)),
     "order-50-gru": Reproduction(
