@@ -67,6 +67,7 @@ ROWS = {
         (
             recipe("order", **ORDER, **REGULARISED),
             recipe("order", **ORDER | REGULARISED | {"rate": 3e-4, "vanishing_steps": 5000.0}),
+            recipe("order", **ORDER | REGULARISED | {"rate": 5e-4, "vanishing_steps": 5000.0, "steps": 30_000}),
         )),
     "order-50-plain": Reproduction(
         "the same without the regulariser", "-", None, "error_rate", 5, (recipe("order", **ORDER, **PLAIN),)),
