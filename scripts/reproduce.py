@@ -45,7 +45,7 @@ RECORDS = pathlib.Path(__file__).parent / "results" / "reproduced.json"
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
 QUICK_STEPS = 40
-SHOWN_STEPS, SHOWN_SEQUENCES = 200, 4  # of the batch whose gradient flow is looked at
+SHOWN_STEPS, SHOWN_SEQUENCES = 100, 4  # of the batch whose gradient flow is looked at
 
 Record = dict[str, Any]  # a finished run
 
