@@ -78,8 +78,9 @@ def train(
     task has a recipe of its own, and an option given takes its place.
 
     At the end come the validation figure beside what there is to beat, how far published figures are, a learning curve,
-    and what suits the task: a sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a loss or a gradient is not
-    finite it ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
+    and what suits the task: a sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a
+    loss or a gradient is not finite it ends with exit code 1 and says where that began; --on-nan skip goes on without
+    such steps.
 
     Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129. --resume goes on
     from there, and from the last checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and
