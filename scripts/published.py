@@ -80,7 +80,7 @@ ROWS = {
         (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
     "adding-200": Reproduction(
         "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
-        (recipe("adding", length=200, steps=8000, every=1000),)),
+        (recipe("adding", length=200, steps=8000, every=1000, rate=3e-4, on_nan="skip"),)),
     "adding-200-gru": Reproduction(
         "adding, T = 200, GRU", "-", 0.001, "loss", 3, (recipe("adding", length=200, cell="gru", **GATED),)),
     "shakespeare-elman": Reproduction(
@@ -110,7 +110,7 @@ ROWS = {
         "the same, permuted", "-", None, "error_rate", 3, (recipe("permuted-digits", input_scale=0.1, **IRNN),)),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
-        (recipe("adding", length=600, steps=6000, every=1000, rate=3e-4),)),
+        (recipe("adding", length=600, steps=6000, every=1000, rate=1e-4, on_nan="skip"),)),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
         (recipe("adding", length=600, cell="gru", **GATED),)),
