@@ -83,7 +83,7 @@ def _print(table: list[Timings], before: Limits, after: Limits) -> None:
         usual, most = statistics.median(costs), max(costs)
         console.print(
             f"auto {when} takes x {usual:.2f} of the best K at the median, x {most:.2f} at most: whole up to "
-            f"{_in_MB(limits.whole_bytes)}, then segments of {_in_MB(limits.cache_bytes)} and {limits.rows} rows at least"
+            f"{_in_MB(limits.whole_bytes)}, then segments of {_in_MB(limits.cache_bytes)} or {limits.rows} rows"
         )
 
 

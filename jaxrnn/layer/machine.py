@@ -182,7 +182,7 @@ def read_measured(path: pathlib.Path | None) -> Limits | None:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or found.get("device") != device_name():
             raise ValueError("it does not say that it is of this device")
-        return Limits(**{field.name: found.get(field.name) for field in dataclasses.fields(Limits)})
+        return Limits(found.get("whole_bytes"), found.get("cache_bytes"), found.get("rows"))
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(
