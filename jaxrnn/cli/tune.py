@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import statistics
+import sys
 import tempfile
 import time
 from typing import Any
@@ -22,6 +23,7 @@ from jaxrnn.layer.machine import Limits
 from jaxrnn.training.disk import write_whole
 
 FEWEST = 4  # problems, whose small and large ones come first, by which anything is fitted
+BUSY = 1.3  # between the quartiles of turns: what a busy machine says would be kept for long
 
 
 @click.command(short_help='Measure where this machine cuts time best, for segment="auto".')
@@ -32,8 +34,10 @@ def tune(seconds: float, forget: bool) -> None:
 
     Every later segment="auto" on this device goes by it, in all programs of this user. It is a small file in the user's
     cache folder, with the name of the device; without it lengths come from the sizes of the caches. Let nothing else
-    run. Gradients stay the same but for rounding: a training run that is resumed may differ in its last bits from one
-    that was not tuned in between. To find the best options for one network, see jaxrnn.tune.
+    run: what a busy machine says is not kept (exit code 1).
+
+    Gradients stay the same but for rounding: a training run that is resumed may differ in its last bits from one that
+    was not tuned in between. To find the best options for one network, see jaxrnn.tune.
     """
     check_above_zero("--seconds", seconds)
     path = machine.measured_file()
@@ -52,6 +56,9 @@ def tune(seconds: float, forget: bool) -> None:
     before = machine.default_limits(jax.default_backend(), machine.cache_size())
     after = fit(table, before)
     _print(table, before, after)
+    if (spread := statistics.median(timings.spread for timings in table)) > BUSY:
+        console.print(f"Nothing is kept: the same calls took {spread:.1f} times as long at times. Try again when idle.")
+        sys.exit(1)
     write_whole(path, json.dumps(_facts(table, after), indent=1) + "\n")
     console.print(f"Kept in {path}")
 

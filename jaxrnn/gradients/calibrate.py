@@ -42,6 +42,7 @@ class Timings(NamedTuple):
     rows: int  # B
     step_bytes: int  # what a step occupies in the reverse pass
     seconds: Mapping[int, float]  # of every K
+    spread: float = 1.0  # how much longer a slow turn took than a fast one, the third quartile by the first
 
 
 # From what any cache holds as a whole to what none does, 1 to 90 MB; of few rows and of many, of small weights and of
@@ -74,7 +75,7 @@ def measure(problem: Problem, seconds: float, clock: Callable[[], float] = time.
     programs = {K: jax.jit(value_and_grad(net, K)).lower(*call).compile() for K in lengths(T)}
     sizes = Sizes(net, inputs, inputs.dtype, T)
     name = f"{cell.__name__} {T},{B},{D},{H},{V}"
-    return Timings(name, T, B, sizes.widest, in_turns(programs, call, end, clock))
+    return Timings(name, T, B, sizes.widest, *in_turns(programs, call, end, clock))
 
 
 def lengths(steps: int) -> list[int]:
@@ -85,8 +86,8 @@ def lengths(steps: int) -> list[int]:
 
 def in_turns(
     programs: Mapping[int, Callable[..., Any]], call: tuple, end: float, clock: Callable[[], float]
-) -> dict[int, float]:
-    """Times programs in turns until the clock says `end`.
+) -> tuple[dict[int, float], float]:
+    """Times programs in turns until the clock says `end`; returns their times, and how unlike the turns were.
 
     A machine that slows down for a while slows all of a turn, which is compared in itself.
     """
@@ -100,9 +101,10 @@ def in_turns(
             jax.block_until_ready(program(*call))
             times[K] = clock() - start
         turns.append(times)
-    usual = statistics.median(statistics.geometric_mean(times.values()) for times in turns)
-    shares = {K: [times[K] / statistics.geometric_mean(times.values()) for times in turns] for K in programs}
-    return {K: usual * statistics.median(found) for K, found in shares.items()}
+    means = [statistics.geometric_mean(times.values()) for times in turns]
+    first, usual, third = statistics.quantiles(means, n=4)
+    shares = {K: [times[K] / mean for times, mean in zip(turns, means, strict=True)] for K in programs}
+    return {K: usual * statistics.median(found) for K, found in shares.items()}, third / first
 
 
 def cost(timings: Timings, limits: Limits) -> float:

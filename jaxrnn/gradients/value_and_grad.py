@@ -283,8 +283,8 @@ def plan(
 ) -> Plan:
     """Says what `jaxrnn.value_and_grad` with these options would do, without computing anything. Print it to read it.
 
-    Where "auto" cuts depends on the default device, so this starts JAX, as a first array does: of several processes each
-    calls `jax.distributed.initialize` before.
+    Where "auto" cuts depends on the default device, so this starts JAX, as a first array does: of several processes,
+    each calls `jax.distributed.initialize` before.
 
     Args:
         net: the network.

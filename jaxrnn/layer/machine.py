@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import warnings
-from typing import Any
 
 import jax
 
@@ -179,10 +178,10 @@ def read_measured(path: pathlib.Path | None) -> Limits | None:
             return None
         if not path.is_file() or path.stat().st_size > LARGEST_FILE:
             raise ValueError("it is not a file that jaxrnn tune wrote")
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict) or found.get("device") != device_name():
             raise ValueError("it does not say that it is of this device")
-        return Limits(found.get("whole_bytes"), found.get("cache_bytes"), found.get("rows"))
+        return Limits(*(found.get(field.name, -1) for field in dataclasses.fields(Limits)))  # -1 is told as wrong
     except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(

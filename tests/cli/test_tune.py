@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import stat
 
@@ -54,6 +55,15 @@ def test_it_is_forgotten(call, folder):
     assert "nothing to delete" in call("tune", "--forget").output
 
 
+def test_what_a_busy_machine_says_is_not_kept(call, folder, monkeypatch):
+    quiet = tune.measure
+    monkeypatch.setattr(tune, "measure", lambda *given: quiet(*given)._replace(spread=2.5))
+    result = call("tune")
+    assert result.exit_code == 1
+    assert "Nothing is kept: the same calls took 2.5 times as long" in result.output
+    assert list(folder.iterdir()) == []
+
+
 def test_little_time_measures_fewer_networks(call, folder):
     assert "4 of" in call("tune", "--seconds", 1e-9).output
 
@@ -61,6 +71,7 @@ def test_little_time_measures_fewer_networks(call, folder):
 def test_a_network_is_really_measured(call, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(tune, "PROBLEMS", [tune.PROBLEMS[0]._replace(T=8, B=2, H=8)])
+    monkeypatch.setattr(tune, "BUSY", math.inf)  # the machine of a test may be
     result = call("tune", "--seconds", 0.1)
     assert result.exit_code == 0, result.output
     assert "Elman 8,2,32,8,64" in result.output

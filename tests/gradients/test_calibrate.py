@@ -69,8 +69,9 @@ def test_a_problem_is_measured_in_turns_by_the_clock():
     """Calls that a clock makes slower and slower compare as equal, as they do within every turn."""
     ticks = itertools.count()
     clock = lambda: 1.2 ** next(ticks)
-    found = calibrate.in_turns({8: lambda: 0, 4: lambda: 0}, (), 0.0, clock)
+    found, spread = calibrate.in_turns({8: lambda: 0, 4: lambda: 0}, (), 0.0, clock)
     assert found[4] / found[8] == pytest.approx(1.44)  # a reading before and one after, of each
+    assert spread > 2
 
 
 def test_a_problem_is_measured_for_every_length():
