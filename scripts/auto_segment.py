@@ -64,10 +64,10 @@ def measure(cell: str, shape: Shape, seconds: float) -> dict[str, str]:
     net, (params, inputs, targets, *_) = bench.problem(cell, shape)
     call, found = (params, inputs, targets), chosen(net, inputs)
     programs = {K: jax.jit(jaxrnn.value_and_grad(net, K)).lower(*call).compile() for K in tried(shape.T, found)}
-    times, spread = calibrate.in_turns(programs, call, end, time.perf_counter)
+    times, disturbed = calibrate.in_turns(programs, call, end, time.perf_counter)
     best = min(times, key=lambda K: times[K])
     row = {"cell": cell, **{name: str(size) for name, size in shape._asdict().items()}}
-    row |= {"spread of turns": f"{spread:.2f}", "best K": str(best), "best ms": f"{times[best] * 1e3:.3g}"}
+    row |= {"disturbed": f"{disturbed:.2f}", "best K": str(best), "best ms": f"{times[best] * 1e3:.3g}"}
     for name, K in zip(FIGURES, found, strict=True):
         row |= {f"K {name}": str(K), f"{name} ms": f"{times[K] * 1e3:.3g}"}
         row[f"{name} / best"] = f"{times[K] / times[best]:.3f}"

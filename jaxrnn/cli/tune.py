@@ -23,7 +23,7 @@ from jaxrnn.layer.machine import Limits
 from jaxrnn.training.disk import write_whole
 
 FEWEST = 4  # problems, whose small and large ones come first, by which anything is fitted
-BUSY = 1.3  # between the quartiles of turns: what a busy machine says would be kept for long
+BUSY = 1.3  # times as long as an undisturbed call: what a busy machine says would be kept for long
 
 
 @click.command(short_help='Measure where this machine cuts time best, for segment="auto".')
@@ -56,8 +56,10 @@ def tune(seconds: float, forget: bool) -> None:
     before = machine.default_limits(jax.default_backend(), machine.cache_size())
     after = fit(table, before)
     _print(table, before, after)
-    if (spread := statistics.median(timings.spread for timings in table)) > BUSY:
-        console.print(f"Nothing is kept: the same calls took {spread:.1f} times as long at times. Try again when idle.")
+    if (disturbed := statistics.median(timings.disturbed for timings in table)) > BUSY:
+        console.print(
+            f"Nothing is kept: the usual call took {disturbed:.1f} times as long as the fastest. Try again when idle."
+        )
         sys.exit(1)
     write_whole(path, json.dumps(_facts(table, after), indent=1) + "\n")
     console.print(f"Kept in {path}")

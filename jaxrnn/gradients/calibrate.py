@@ -42,7 +42,7 @@ class Timings(NamedTuple):
     rows: int  # B
     step_bytes: int  # what a step occupies in the reverse pass
     seconds: Mapping[int, float]  # of every K
-    spread: float = 1.0  # how much longer a slow turn took than a fast one, the third quartile by the first
+    disturbed: float = 1.0  # how much longer a usual call took than one that nothing else disturbed
 
 
 # From what any cache holds as a whole to what none does, 1 to 90 MB; of few rows and of many, of small weights and of
@@ -61,11 +61,12 @@ PROBLEMS = (
 SHORTEST = 4  # steps of a segment
 # Nothing is fitted more closely than this: lengths are measured by powers of two.
 STEP = math.sqrt(2)
+LEAST_TURNS = 4
 NOISE = 0.01  # what the clock does not tell apart
 
 
 def measure(problem: Problem, seconds: float, clock: Callable[[], float] = time.perf_counter) -> Timings:
-    """Measures a problem for T and the powers of two below it, for so many seconds with compilation, or five turns."""
+    """Measures a problem for T and the powers of two below it, in turns, for so many seconds with compilation."""
     end = clock() + seconds
     cell, T, B, D, H, V = problem
     net = Network((cell(D, H),), Readout(H, V), softmax_cross_entropy)
@@ -87,24 +88,22 @@ def lengths(steps: int) -> list[int]:
 def in_turns(
     programs: Mapping[int, Callable[..., Any]], call: tuple, end: float, clock: Callable[[], float]
 ) -> tuple[dict[int, float], float]:
-    """Times programs in turns until the clock says `end`; returns their times, and how unlike the turns were.
+    """Times programs in turns until the clock says `end`; returns their times, and how disturbed they were.
 
-    A machine that slows down for a while slows all of a turn, which is compared in itself.
+    A turn is one untimed call, which finds the caches as another program left them, and two timed ones, which find them
+    as a training loop does. What else runs on a machine makes a call longer, never shorter: a program's time is the
+    first decile of its calls.
     """
-    turns: list[dict[int, float]] = []
-    for program in programs.values():
-        jax.block_until_ready(program(*call))
-    while clock() < end or len(turns) < 5:
-        times = {}
+    times: dict[int, list[float]] = {K: [] for K in programs}
+    while clock() < end or len(times[min(times)]) < 2 * LEAST_TURNS:
         for K, program in programs.items():
-            start = clock()
             jax.block_until_ready(program(*call))
-            times[K] = clock() - start
-        turns.append(times)
-    means = [statistics.geometric_mean(times.values()) for times in turns]
-    first, usual, third = statistics.quantiles(means, n=4)
-    shares = {K: [times[K] / mean for times, mean in zip(turns, means, strict=True)] for K in programs}
-    return {K: usual * statistics.median(found) for K, found in shares.items()}, third / first
+            for _ in range(2):
+                start = clock()
+                jax.block_until_ready(program(*call))
+                times[K].append(clock() - start)
+    found = {K: sorted(every)[len(every) // 10] for K, every in times.items()}
+    return found, statistics.median(statistics.median(every) / found[K] for K, every in times.items())
 
 
 def cost(timings: Timings, limits: Limits) -> float:

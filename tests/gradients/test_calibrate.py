@@ -65,13 +65,26 @@ def test_the_lengths_tried_reach_from_the_sequence_down(steps):
     assert found[-1] < 8 or steps < 8
 
 
-def test_a_problem_is_measured_in_turns_by_the_clock():
-    """Calls that a clock makes slower and slower compare as equal, as they do within every turn."""
-    ticks = itertools.count()
-    clock = lambda: 1.2 ** next(ticks)
-    found, spread = calibrate.in_turns({8: lambda: 0, 4: lambda: 0}, (), 0.0, clock)
-    assert found[4] / found[8] == pytest.approx(1.44)  # a reading before and one after, of each
-    assert spread > 2
+def test_programs_are_timed_in_turns_by_the_clock():
+    """A call of one takes two seconds, of the other three, and on a disturbed machine every other call takes ten."""
+    now, calls = 0.0, []
+
+    def program(K, seconds):
+        def call():
+            nonlocal now
+            calls.append(K)
+            now += 10 if disturbed and len(calls) % 2 else seconds
+
+        return call
+
+    programs = {8: program(8, 2), 4: program(4, 3)}
+    for disturbed, usual in ((False, 1.0), (True, 4.0)):
+        calls.clear()
+        found, longer = calibrate.in_turns(programs, (), now + 1000, lambda: now)
+        assert found == {8: 2, 4: 3}
+        assert calls[:6] == [8, 8, 8, 4, 4, 4]
+        assert longer == pytest.approx(usual, rel=0.5)
+        assert 1000 <= now - (1000 if disturbed else 0) < 1100
 
 
 def test_a_problem_is_measured_for_every_length():
