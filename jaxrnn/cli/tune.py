@@ -22,7 +22,7 @@ from jaxrnn.layer import machine
 from jaxrnn.layer.machine import Limits
 from jaxrnn.training.disk import write_whole
 
-FEWEST = 4  # problems, whose small and large ones come first, by which anything is fitted
+FEWEST = 4  # problems by which anything is fitted
 BUSY = 1.3  # times as long as an undisturbed call: what a busy machine says would be kept for long
 
 
@@ -79,7 +79,7 @@ def _measure(seconds: float) -> list[Timings]:
 
 def _print(table: list[Timings], before: Limits, after: Limits) -> None:
     """Prints what every problem took, how far "auto" was from the best K, and what is kept."""
-    shown = Table("network T,B,D,H,V", "as a whole", "best K", "ms", "auto before", "auto after")
+    shown = Table("network T,B,D,H,V", "whole", "best K", "ms", "before", "after")
     for timings in table:
         best = min(timings.seconds, key=lambda K: timings.seconds[K])
         shown.add_row(
