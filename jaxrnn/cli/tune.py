@@ -58,7 +58,7 @@ def tune(seconds: float, forget: bool) -> None:
     _print(table, before, after)
     if (disturbed := statistics.median(timings.disturbed for timings in table)) > BUSY:
         console.print(
-            f"Nothing is kept: the usual call took {disturbed:.1f} times as long as the fastest. Try again when idle."
+            f"Nothing is kept: a usual call took {disturbed:.1f} times as long as the fastest. Try again when idle."
         )
         sys.exit(1)
     write_whole(path, json.dumps(_facts(table, after), indent=1) + "\n")
