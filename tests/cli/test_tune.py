@@ -70,11 +70,11 @@ def test_little_time_measures_fewer_networks(call, folder):
 
 def test_a_network_is_really_measured(call, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tune, "PROBLEMS", [tune.PROBLEMS[0]._replace(T=8, B=2, H=8)])
+    monkeypatch.setattr(tune, "PROBLEMS", [tune.PROBLEMS[0]._replace(T=8, B=2, D=3, H=8, V=5)])
     monkeypatch.setattr(tune, "BUSY", math.inf)  # the machine of a test may be
     result = call("tune", "--seconds", 0.1)
     assert result.exit_code == 0, result.output
-    assert "Elman 8,2,32,8,64" in result.output
+    assert "Elman 8,2,3,8,5" in result.output
     machine._limits_of.cache_clear()
     assert isinstance(machine.read_measured(machine.measured_file()), Limits)
 
