@@ -1,6 +1,6 @@
 """The length of segments that "auto" chooses against the best one, before and after `jaxrnn tune`.
 
-    jaxrnn tune && python scripts/auto_segment.py             # the shapes of bench.py, some four minutes on two cores
+    jaxrnn tune && python scripts/auto_segment.py             # the shapes of bench.py, some three minutes on two cores
     python scripts/auto_segment.py --random 3 --seed 1        # and three drawn shapes of every cell
     python scripts/auto_segment.py --quick                    # one small shape, for a try
 
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--cells", nargs="*", choices=CELLS, default=CELLS)
     parser.add_argument("--random", type=int, default=0, metavar="N", help="draw N more shapes of every cell")
     parser.add_argument("--seed", type=int, default=0, help="of the shapes that are drawn (default: 0)")
-    parser.add_argument("--seconds", type=float, default=13.0, help="time to spend on a shape, compilation included")
+    parser.add_argument("--seconds", type=float, default=12.0, help="time to spend on a shape, compilation included")
     parser.add_argument("--quick", action="store_true", help="measure one small shape only")
     parser.add_argument("--out", type=pathlib.Path, default=speed_table.PEERS.parent, help="where the table goes")
     options = parser.parse_args()

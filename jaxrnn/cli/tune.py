@@ -23,7 +23,7 @@ from jaxrnn.layer.machine import Limits
 from jaxrnn.training.disk import write_whole
 
 FEWEST = 4  # problems by which anything is fitted
-BUSY = 1.3  # times as long as an undisturbed call: what a busy machine says would be kept for long
+BUSY = 1.4  # times as long as an undisturbed call: what a busy machine says would be kept for long
 
 
 @click.command(short_help='Measure where this machine cuts time best, for segment="auto".')
