@@ -97,7 +97,7 @@ def cache_size(folder: pathlib.Path = CACHES) -> int:
     Args:
         folder: where Linux describes the caches of a core.
     """
-    sizes = _linux_caches(folder) if folder.is_dir() else {}
+    sizes = _linux_caches(folder)
     if not sizes and sys.platform == "darwin":
         sizes = {level: size for level in (2, 3) if (size := _as_bytes(_sysctl(f"hw.l{level}cachesize")))}
     return sizes.get(3) or sizes.get(2) or USUAL_CACHE

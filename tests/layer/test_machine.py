@@ -53,7 +53,8 @@ def test_the_caches_of_linux(caches, found, size, believed):
     assert default_limits("cpu", size) == Limits(believed * 3 // 4, believed // 4, 256)
 
 
-def test_a_container_without_caches(tmp_path):
+def test_a_container_without_caches(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.sys, "platform", "linux")
     assert cache_size(tmp_path / "cache") == machine.USUAL_CACHE
 
 
