@@ -190,7 +190,8 @@ def value_and_grad(
 
     Args:
         net: the network.
-        segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
+        segment: K >= 1, or "auto" for the length that fits the caches of the machine, or is fastest by what the command
+            `jaxrnn tune` measured there; no result depends on it but for rounding.
         recompute: what the reverse pass computes again instead of keeping it. "none" (or False): nothing. "gates": what
             gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
             one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
@@ -281,6 +282,9 @@ def plan(
     compute_dtype: DTypeLike | None = None,
 ) -> Plan:
     """Says what `jaxrnn.value_and_grad` with these options would do, without computing anything. Print it to read it.
+
+    Where "auto" cuts depends on the default device, so this starts JAX, as a first array does: of several processes,
+    each calls `jax.distributed.initialize` before.
 
     Args:
         net: the network.

@@ -18,6 +18,7 @@ from jaxrnn.layer.batch_major import batch_first, time_first
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
+from jaxrnn.layer.machine import limits
 from jaxrnn.layer.mapped import batch_where_mapped
 from jaxrnn.layer.masking import Adjoint, Flags, backward_flags, blank
 from jaxrnn.layer.memory import layer_bytes
@@ -32,7 +33,6 @@ from jaxrnn.layer.prepared import (
 )
 from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.segments import (
-    LAYER_BYTES,
     Segments,
     balanced_lengths,
     each,
@@ -296,4 +296,4 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
     rows = entries(hidden_of(call.state).shape[:-1])
-    return segment_length("auto", steps, rows, sizes.total, LAYER_BYTES, LAYER_BYTES)
+    return segment_length("auto", steps, rows, sizes.total, limits().of_a_layer)

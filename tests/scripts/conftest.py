@@ -18,6 +18,11 @@ def script(name):
 
 
 @pytest.fixture(scope="session")
+def auto_segment():
+    return script("auto_segment")
+
+
+@pytest.fixture(scope="session")
 def bench_long():
     return script("bench_long")
 
