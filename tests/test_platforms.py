@@ -96,7 +96,7 @@ def test_every_view_of_flow_has_a_program_for_every_platform(name):
     lower(functools.partial(VIEWS[name], problem.net), *problem.arguments(jnp.float32)[:3])
 
 
-# What `jax.default_matmul_precision` is set to, and what products then ask for: "" is DEFAULT, which JAX does not print.
+# What `jax.default_matmul_precision` is set to, and what products then ask for: "" is DEFAULT, which is not printed.
 PRECISIONS = {"highest": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "", "TF32_TF32_F32": "tf32"}
 
 
