@@ -6,13 +6,14 @@
     python scripts/accelerator.py --quick                # does it run: a tiny shape, few calls
     python scripts/accelerator.py --out scripts/results  # where the record goes; accelerator/ here by default
 
-Contenders come in the order of their importance: the plain question at one middle shape for every cell; then the options
-of jaxrnn, one at a time; then other shapes. After each the record is saved, so that a run that is cut short is a shorter
-record, and no less a true one. What fails (no memory, not installed, another device) is a row that says why.
+Contenders come in the order of their importance: the plain question at one middle shape for every cell; then the
+options of jaxrnn, one at a time; then other shapes. After each the record is saved, so that a run that is cut short is
+a shorter record, and no less a true one. What fails (no memory, not installed, another device) is a row that says why.
 
 Before it is timed, each is held to the loss and gradient of a plain scan in float64 on the host, at a small shape; one
-that is wrong is not timed. Times are medians of calls that are waited for. A default is a default: float32 is multiplied
-as JAX does on this device, and cuDNN as its library sets it; "highest" is `jax.default_matmul_precision("highest")`.
+that is wrong is not timed. Times are medians of calls that are waited for. A default is a default: float32 is
+multiplied as JAX does on this device, and as cuDNN is set by its library; "highest" is
+`jax.default_matmul_precision("highest")`.
 
 All of it runs in one process: a start of JAX on a GPU takes longer than most of these measurements. A timer ends what
 hangs in the compiler. The record is accelerator-DEVICE.csv, with a table (.md) and a picture (.png) of it.
@@ -41,7 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import speed_table
-from accelerator_contenders import ALL, ELSEWHERE, OPTIONS, PLAIN, Case, Contender
+from accelerator_contenders import ALL, ELSEWHERE, OPTIONS, PLAIN, Case, Contender, by_autodiff, by_flax
 from bench import Shape
 from jax import lax
 
@@ -84,19 +85,31 @@ def _asked(cell: str, name: str) -> bool:
     return not (cell == "gru-before" and name in ("flax nnx.RNN", "cuDNN in torch"))
 
 
-def program_of(case: Case) -> tuple[Callable[[], tuple[Any, Any]], int, float]:
-    """Compiles a case: its call, the bytes of temporary memory that the compiler says, and the seconds that it took."""
+class Program(NamedTuple):
+    """Holds a compiled case, and what its compilation took."""
+
+    call: Callable[[], tuple[Any, Any]]
+    as_ours: Callable[[Any], Any]
+    temporary_bytes: int
+    seconds: float
+
+
+def program_of(case: Case) -> Program:
+    """Compiles a case."""
     if not case.compiles:
-        return case.function, 0, 0.0
+        return Program(case.function, case.as_ours, 0, 0.0)
     start = time.perf_counter()
     program = jax.jit(case.function).lower(*case.arguments).compile()
     took = time.perf_counter() - start
     memory = program.memory_analysis()
-    return functools.partial(program, *case.arguments), memory.temp_size_in_bytes if memory else 0, took
+    temporary = memory.temp_size_in_bytes if memory else 0
+    return Program(functools.partial(program, *case.arguments), case.as_ours, temporary, took)
 
 
-def truth(case: Case) -> tuple[float, Any]:
-    """Computes loss and gradient in float64 on the host by `jax.grad` of a plain scan."""
+@functools.cache
+def truth(cell: str, make: Callable[[str, Shape], Case]) -> tuple[float, Any]:
+    """Computes loss and gradient of the problem of a case in float64 on the host, by `jax.grad` of a plain scan."""
+    case = make(cell, SMALL)
 
     def precise(leaf: Any) -> np.ndarray:
         array = np.asarray(leaf)
@@ -108,21 +121,31 @@ def truth(case: Case) -> tuple[float, Any]:
         return float(E), jax.tree.map(np.asarray, grads)
 
 
-def errors(case: Case, found: tuple[Any, Any]) -> tuple[float, float]:
+def errors(true: tuple[float, Any], found: tuple[Any, Any]) -> tuple[float, float]:
     """Computes how far a loss and its gradient are from the truth, relative to the largest entry of each array."""
-    E, grads = truth(case)
-    leaves = zip(jax.tree.leaves(grads), jax.tree.leaves(case.as_ours(found[1])), strict=True)
-    gradient = max(float(np.max(np.abs(np.asarray(b, np.float64) - a)) / np.max(np.abs(a))) for a, b in leaves)
-    return abs(float(found[0]) - E) / abs(E), gradient
+    arrays = (jax.tree.leaves(grads, is_leaf=lambda leaf: leaf is None) for grads in (true[1], found[1]))
+    pairs = [(a, np.asarray(b, np.float64)) for a, b in zip(*arrays, strict=True) if b is not None]
+    gradient = max(float(np.max(np.abs(b - a)) / np.max(np.abs(a))) for a, b in pairs)
+    return abs(float(found[0]) - true[0]) / abs(true[0]), gradient
+
+
+@functools.cache
+def small(cell: str, name: str) -> Program:
+    """Compiles a contender at the small shape."""
+    return program_of(ALL[name].make(cell, SMALL))
 
 
 @functools.cache
 def check(cell: str, name: str) -> dict[str, str]:
-    """Holds a contender to the truth at a small shape; raises where it is wrong."""
-    case = ALL[name].make(cell, SMALL)
-    loss, gradient = errors(case, program_of(case)[0]())
-    if not max(loss, gradient) <= limit(ALL[name]):  # NaN is wrong too
-        raise ArithmeticError(f"wrong: loss off by {loss:.1e}, gradient by {gradient:.1e}, {limit(ALL[name]):g} allowed")
+    """Holds a contender to the truth at the small shape; raises where it is wrong."""
+    contender = ALL[name]
+    E, grads = small(cell, name).call()
+    true = truth(cell, by_flax if contender.make is by_flax else by_autodiff)  # flax draws weights of its own
+    loss, gradient = errors(true, (E, small(cell, name).as_ours(grads)))
+    if not max(loss, gradient) <= limit(contender):  # NaN is wrong too
+        raise ArithmeticError(
+            f"wrong: loss off by {loss:.1e}, gradient by {gradient:.1e}, {limit(contender):g} allowed"
+        )
     return {"loss error": f"{loss:.1e}", "gradient error": f"{gradient:.1e}"}
 
 
@@ -147,16 +170,17 @@ def measure(problem: Problem, least: float) -> dict[str, str]:
     try:
         with precision:
             columns = check(problem.cell, problem.name)
-            call, memory, compiled = program_of(contender.make(problem.cell, problem.shape))
-            times = timed(call, least)
+            tiny = problem.shape == SMALL
+            program = small(problem.cell, problem.name) if tiny else program_of(contender.make(*problem[:2]))
+            times = timed(program.call, least)
     except Exception as error:  # whatever it is, the next contender may have better luck
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return {"status": text.splitlines()[0][:200]}
     median = statistics.median(times)
-    columns |= {"status": "measured", "ms": f"{median * 1e3:.4g}", "least ms": f"{min(times) * 1e3:.4g}"}
+    columns = columns | {"status": "measured", "ms": f"{median * 1e3:.4g}", "least ms": f"{min(times) * 1e3:.4g}"}
     columns |= {"calls": str(len(times)), "us a step": f"{median / problem.shape.T * 1e6:.4g}"}
-    if memory:
-        columns |= {"temporary MB": f"{memory / 1e6:.2f}", "compile s": f"{compiled:.2f}"}
+    if program.seconds:
+        columns |= {"temporary MB": f"{program.temporary_bytes / 1e6:.2f}", "compile s": f"{program.seconds:.2f}"}
     if peak := (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"):
         columns["process peak MB"] = f"{peak / 1e6:.0f}"  # of all contenders so far
     return columns

@@ -26,7 +26,7 @@ class Case(NamedTuple):
     arguments: tuple
     net: jaxrnn.Network
     given: tuple  # params, inputs and targets of the network
-    as_ours: Callable[[Any], Any] = lambda grads: grads  # its grads -> what has the structure of the params
+    as_ours: Callable[[Any], Any] = lambda grads: grads  # its grads -> those of the params; None for what it has not
     compiles: bool = True  # whether jax compiles it
 
 
@@ -70,6 +70,7 @@ def by_flax(cell: str, shape: Shape) -> Case:
         layer, readout = nnx.to_pure_dict(grads).values()
         weights = params.readout._replace(V=readout["kernel"].T, c=readout["bias"])
         own: Any = interop.from_flax(name, layer)[1]  # type: ignore[arg-type]
+        own = own._replace(d=None) if cell == "gru" else own  # flax has no such bias
         return params._replace(layers=(own,), readout=weights)
 
     return Case(function, arguments, net, (params, *bench_flax.data(shape, True)), as_ours)

@@ -1,6 +1,6 @@
 """The table and the picture of a record that accelerator.py has made.
 
-    python scripts/accelerator_table.py scripts/results/accelerator-DEVICE.csv     # makes both anew from the record
+python scripts/accelerator_table.py scripts/results/accelerator-DEVICE.csv     # makes both anew from the record
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import speed_table
-from accelerator_contenders import ELSEWHERE, JAX_GRAD, PLAIN
+from accelerator_contenders import ELSEWHERE, JAX_GRAD
 from speed_table import NAMES, SIZES, Row
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def report(rows: list[Row]) -> str:
     text = [
         f"# Loss and gradient on {first['device']}",
         f"{facts}.",
-        f"One large product in float32, at the default precision: {first['product Tflop/s']} Tflop/s; the floor is what "
-        f"the products of a gradient would take at this rate. One turn of a loop that adds two small arrays: "
-        f"{first['turn us']} us; a gradient takes two turns a step, forward and back. Times are medians; ratios say how "
-        f"many times as fast as {JAX_GRAD} of a plain scan with U x_t + b before the loop. Errors are relative to "
+        f"One large product in float32, at the default precision: {first['product Tflop/s']} Tflop/s; the floor is "
+        f"what the products of a gradient would take at this rate. One turn of a loop that adds two small arrays: "
+        f"{first['turn us']} us; a gradient takes two turns a step, forward and back. Times are medians; a ratio says "
+        f"how many times as fast as {JAX_GRAD} of a plain scan with U x_t + b before the loop. Errors are relative to "
         f"float64 on the host, at a small shape. Made by `python scripts/accelerator.py`.",
     ]
     for key, group in groups(rows).items():
@@ -82,8 +82,9 @@ def picture(rows: list[Row]) -> Figure:
     heights = [0.24 * max(map(len, middle.values())) + 0.6, *([0.3 * len(others) + 0.8] if others else [])]
     figure = Figure(figsize=(max(9.6, 3.2 * len(middle) + 1.6), sum(heights) + 0.9), layout="constrained")
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for axis, (cell, group) in zip(parts[0].subplots(1, len(middle), squeeze=False)[0], middle.items(), strict=True):
-        _bars(axis, cell, group)
+    panels = parts[0].subplots(1, len(middle), squeeze=False, sharex=True)[0]
+    for axis, (cell, group) in zip(panels, middle.items(), strict=True):
+        _times(axis, cell, group)
     parts[0].supxlabel(f"ms of loss and gradient at T, B, D, H, V = {', '.join(first)}", fontsize=9)
     if others:
         _ratios(parts[1].subplots(), others)
@@ -91,20 +92,33 @@ def picture(rows: list[Row]) -> Figure:
     return figure
 
 
-def _bars(axis: Axes, cell: str, group: list[Row]) -> None:
-    measured = [row for row in group if row.get("ms")]
-    names = [row["contender"] for row in measured]
-    values = [float(row["ms"]) for row in measured]
-    colours = [PEERS if name in PLAIN and name != "jaxrnn" or name.startswith(("cuDNN", "jax.")) else OURS for name in names]
-    axis.bar_label(axis.barh(names, values, color=colours), fmt="%.3g", padding=3, fontsize=7)
-    axis.axvline(float(group[0]["floor ms"]), color=FLOOR, linewidth=1, linestyle="--", label="floor of the products")
-    axis.set_title(NAMES[cell], fontsize=10)
+def _times(axis: Axes, cell: str, group: list[Row]) -> None:
+    """Draws a point for the floor and for every contender that was measured."""
+    points = [("floor of the products", float(group[0]["floor ms"]))]
+    points += [(row["contender"], float(row["ms"])) for row in group if row.get("ms")]
+    names, values = zip(*points, strict=True)
     axis.set_xscale("log")
-    axis.margins(x=0.2, y=0.02)
+    axis.tick_params(which="minor", labelbottom=False)
+    axis.scatter(values, names, color=[FLOOR, *map(_colour, names[1:])], s=26, zorder=2)
+    for name, value in points:
+        axis.annotate(f"{value:.3g}", (value, name), (6, 0), textcoords="offset points", va="center", fontsize=7)
+    if ours := [value for name, value in points if name == "jaxrnn"]:
+        axis.axvline(ours[0], color=OURS, linewidth=0.8, zorder=1)
+    axis.set_title(NAMES[cell], fontsize=10)
+    axis.margins(x=0.2, y=0.03)
+    axis.grid(axis="y", linewidth=0.3)
+    _plain(axis)
+
+
+def _plain(axis: Axes) -> None:
     axis.invert_yaxis()
     axis.tick_params(labelsize=7)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=7, frameon=False, loc="lower right")
+
+
+def _colour(name: str) -> str:
+    """Returns grey for what is not jaxrnn."""
+    return PEERS if name.startswith(("jax.grad", "flax", "cuDNN")) else OURS
 
 
 def _ratios(axis: Axes, others: list[tuple[tuple[str, ...], list[Row]]]) -> None:
@@ -117,13 +131,11 @@ def _ratios(axis: Axes, others: list[tuple[tuple[str, ...], list[Row]]]) -> None
             if row["contender"] == name and row.get("ms") and name != JAX_GRAD
         ]
         if points:
-            colour = PEERS if name in PLAIN and name != "jaxrnn" else OURS
-            axis.scatter(*zip(*points, strict=True), marker=mark, s=28, color=colour, label=name)
+            axis.scatter(*zip(*points, strict=True), marker=mark, s=28, color=_colour(name), label=name)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_xlabel(f"other shapes (T, B, D, H, V): how many times as fast as {JAX_GRAD}", fontsize=9)
-    axis.invert_yaxis()
-    axis.tick_params(labelsize=7)
-    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", linewidth=0.3)
+    _plain(axis)
     axis.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 

@@ -18,6 +18,12 @@ def script(name):
 
 
 @pytest.fixture(scope="session")
+def accelerator():
+    pytest.importorskip("matplotlib")
+    return script("accelerator")
+
+
+@pytest.fixture(scope="session")
 def bench_long():
     return script("bench_long")
 
