@@ -15,6 +15,8 @@ that is wrong is not timed. Times are medians of calls that are waited for. A de
 multiplied as JAX does on this device, and as cuDNN is set by its library; "highest" is
 `jax.default_matmul_precision("highest")`.
 
+It needs the extra "command" for its picture, and runs flax and torch where they are installed.
+
 All of it runs in one process: a start of JAX on a GPU takes longer than most of these measurements. A timer ends what
 hangs in the compiler. The record is accelerator-DEVICE.csv, with a table (.md) and a picture (.png) of it.
 """

@@ -90,7 +90,6 @@ def cudnn_lstm(shape: Shape) -> Case:
     from jax.experimental import rnn
 
     net, (params, inputs, targets, *_) = bench.problem("lstm", shape)
-    sizes = {"input_size": shape.D, "hidden_size": shape.H, "num_layers": 1, "bidirectional": False}
     zeros = jnp.zeros((1, shape.B, shape.H))
     lengths = jnp.full(shape.B, shape.T, jnp.int32)
 
@@ -101,7 +100,7 @@ def cudnn_lstm(shape: Shape) -> Case:
         return mean_error(hidden @ readout.V.T + readout.c, targets)
 
     def as_ours(grads: tuple[jax.Array, Any]) -> Any:
-        U, W, b, _ = (part[0] for part in rnn.unpack_lstm_weights(grads[0], **sizes))
+        U, W, b, _ = (part[0] for part in rnn.unpack_lstm_weights(grads[0], shape.D, shape.H, 1, False))
         return params._replace(layers=(params.layers[0]._replace(U=U, W=W, b=b),), readout=grads[1])
 
     U, W, b = params.layers[0]

@@ -60,7 +60,9 @@ def table(group: list[Row]) -> str:
     head = ("contender", "ms", "ratio", "us a step", "temporary MB", "compile s", "error of loss", "of gradient")
     base, T = against(group), float(group[0]["T"])
     floor = float(group[0]["floor ms"])
-    lines = [("floor of the products", f"{floor:.3g}", "", f"{floor / T * 1e3:.3g}", "", "", "", "")]
+    lines: list[tuple[str, ...]] = [
+        ("floor of the products", f"{floor:.3g}", "", f"{floor / T * 1e3:.3g}", "", "", "", "")
+    ]
     for row in group:
         if not row.get("ms"):
             lines.append((row["contender"], row["status"].replace("|", "/"), *[""] * 6))
@@ -131,7 +133,8 @@ def _ratios(axis: Axes, others: list[tuple[tuple[str, ...], list[Row]]]) -> None
             if row["contender"] == name and row.get("ms") and name != JAX_GRAD
         ]
         if points:
-            axis.scatter(*zip(*points, strict=True), marker=mark, s=28, color=_colour(name), label=name)
+            ratios, at = zip(*points, strict=True)
+            axis.scatter(ratios, at, marker=mark, s=28, color=_colour(name), label=name)
     axis.axvline(1, color="black", linewidth=0.8)
     axis.set_xlabel(f"other shapes (T, B, D, H, V): how many times as fast as {JAX_GRAD}", fontsize=9)
     axis.grid(axis="y", linewidth=0.3)
