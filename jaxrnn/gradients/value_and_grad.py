@@ -209,7 +209,9 @@ def value_and_grad(
             `jaxrnn.tune` tries it.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
-            float32 at least.
+            float32 at least. How accelerators multiply float32 is JAX's to say, `jax.default_matmul_precision`, which
+            every product here follows, forward and back. By default JAX takes the fastest: TF32 on GPUs that have it,
+            one bfloat16 pass on TPUs; "highest" is float32 on GPUs and six passes on TPUs (`jax.lax.Precision`).
         return_state: whether to return the final state as well.
         return_lags: for a `Window`, whether to return how many lags were used, the size of the last against lag 0, and
             a bound for what was left out of any entry of dE/dW and dE/db, under the condition that further lags shrink

@@ -23,6 +23,12 @@ def auto_segment():
 
 
 @pytest.fixture(scope="session")
+def accelerator():
+    pytest.importorskip("matplotlib")
+    return script("accelerator")
+
+
+@pytest.fixture(scope="session")
 def bench_long():
     return script("bench_long")
 
