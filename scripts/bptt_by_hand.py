@@ -31,8 +31,7 @@ def main() -> None:
     """Prints the whole calculation, and draws it where asked to."""
     options = parse()
     random = np.random.default_rng(options.seed)
-    np.set_printoptions(precision=4, suppress=True, floatmode="fixed")
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.printoptions(precision=4, suppress=True, floatmode="fixed"):
         U, W, V = random.normal(size=(H, D)), random.normal(size=(H, H)), random.normal(size=(V_, H))
         x, y, s_0 = random.normal(size=(T, D)), random.integers(0, V_, T), random.normal(size=H)
         s, e = forward(U, W, V, x, y, s_0)
@@ -44,7 +43,7 @@ def main() -> None:
         from recursion_picture import picture, sums
 
         options.picture.parent.mkdir(parents=True, exist_ok=True)
-        picture(found, sums(W, x, s, e, options.t), options.t, options.k, errors).savefig(options.picture, dpi=140)
+        picture(found, sums(W, x, s, e, options.t), options.t, options.k, errors).savefig(options.picture, dpi=130)
         print(f"Drawn in {options.picture}")
 
 
@@ -64,6 +63,8 @@ def parse() -> argparse.Namespace:
         parser.error(f"--t must lie in 1 .. {T}, got {options.t}")
     if not 1 <= options.k <= options.t:
         parser.error(f"--k must lie in 1 .. t = {options.t}, got {options.k}: no loss blames a later step")
+    if options.picture and options.picture.suffix not in (".png", ".pdf", ".svg"):
+        parser.error(f"--picture must end in .png, .pdf or .svg, got {options.picture}")
     if options.picture and importlib.util.find_spec("matplotlib") is None:
         parser.error('--picture needs matplotlib: pip install ".[command]"')
     return options

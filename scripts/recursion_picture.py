@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Sums = tuple[list[float], list[float], list[float]]  # norms of the terms of ds_t/dW, ds_t/dU and dE/dV
-SIDE, LONGEST = 3.5, 1.9  # inches: the width of the sums, and of their longest bar
+SIDE, LONGEST = 3.65, 2.1  # inches: the width of the sums, and of their longest bar
 HEADING, LINE = 0.92, 0.26  # inches: the height of a formula, and of a bar with its number
 
 

@@ -33,7 +33,8 @@ def recursion(
     on its way to W. Steps are counted from 1, as in the formula.
 
     Args:
-        adjoints: |dE_t/ds_k|, [T, T], as `jaxrnn.flow.terms` gives them for one layer, T at most 8.
+        adjoints: |dE_t/ds_k|, [T, T], as `jaxrnn.flow.terms` gives them, T at most 8; of the only layer, or of the last:
+            to a lower one blame also comes down from the layers above it, at every step, which is another graph.
         terms: the norms of the terms of dE/dW, [T, T], likewise: of a GRU or an LSTM too.
         t: the step that errs, 1 .. T.
         k: the step that is blamed, 1 .. t.
@@ -61,7 +62,7 @@ def recursion(
 
 def size_of(T: int, has_errors: bool) -> tuple[float, float]:
     """Returns the width and the height of the graph of T steps, in inches."""
-    return max(T, 4) * COLUMN + 1.65, (4 if has_errors else 2) * ROW + 2.75
+    return max(T, 4) * COLUMN + 1.75, (4 if has_errors else 2) * ROW + 2.75
 
 
 def draw_recursion(

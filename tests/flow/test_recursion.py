@@ -1,4 +1,4 @@
-"""The picture of the recursion: its widths are the norms, its labels are there, and it says no to what it cannot draw."""
+"""The picture of the recursion: its widths are the norms, and every label is there, on no other."""
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,9 @@ def labels(figure):
     return [text.get_text() for text in figure.axes[0].texts]
 
 
-@pytest.mark.parametrize(
-    "cell", [jaxrnn.Elman(2, 4), jaxrnn.GRU(2, 4), jaxrnn.LSTM(2, 4)], ids=lambda c: type(c).__name__
-)
-def test_arrows_are_as_thick_as_the_norms(cell):
-    adjoints, terms = norms(cell)
+@pytest.mark.parametrize("kind", [jaxrnn.Elman, jaxrnn.GRU, jaxrnn.LSTM])
+def test_arrows_are_as_thick_as_the_norms(kind):
+    adjoints, terms = norms(kind(2, 4))
     found = widths(recursion(adjoints, terms, t=4, k=2))
     legend = found.pop("legend")
     expected = {"dE_4/ds_4": adjoints[3, 3], "dE/ds_3": adjoints[3, 2], "dE/ds_2": adjoints[3, 1]}
@@ -67,9 +65,11 @@ def test_no_label_lies_on_another():
     for t, k in [(1, 1), (3, 1), (4, 4), (4, 1)]:
         figure = recursion(adjoints, terms, t, k, errors=(2.0, 0.5))
         renderer = FigureCanvasAgg(figure).get_renderer()
-        boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.axes[0].texts]
+        boxes = [
+            (text.get_text(), text.get_window_extent(renderer)) for text in figure.axes[0].texts if text.get_text()
+        ]
         for i, (label, box) in enumerate(boxes):
-            assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1), label
+            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, label
             assert not [other for other, around in boxes[i + 1 :] if box.overlaps(around)], label
 
 
