@@ -29,7 +29,9 @@ def sums(W: Array, x: Array, s: list[Array], e: list[Array], t: int) -> Sums:
     the two norms. So is that of dE_t/dV, the outer product of yhat_t - y_t and s_t.
     """
     norm = np.linalg.norm
-    by_W, by_U, jacobian = [], [], np.eye(len(W))
+    by_W: list[float] = []
+    by_U: list[float] = []
+    jacobian = np.eye(len(W))  # ds_t/ds_t
     for k in range(t, 0, -1):
         by_z = jacobian * (1 - s[k] ** 2)  # ds_t/dz_k
         by_W.insert(0, float(norm(by_z) * norm(s[k - 1])))

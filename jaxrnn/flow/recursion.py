@@ -33,8 +33,8 @@ def recursion(
     on its way to W. Steps are counted from 1, as in the formula.
 
     Args:
-        adjoints: |dE_t/ds_k|, [T, T], as `jaxrnn.flow.terms` gives them, T at most 8; of the only layer, or of the last:
-            to a lower one blame also comes down from the layers above it, at every step, which is another graph.
+        adjoints: |dE_t/ds_k|, [T, T], as `jaxrnn.flow.terms` gives them, T at most 8; of the only layer, or of the
+            last: to a lower one blame also comes down from the layers above it, at every step, which is another graph.
         terms: the norms of the terms of dE/dW, [T, T], likewise: of a GRU or an LSTM too.
         t: the step that errs, 1 .. T.
         k: the step that is blamed, 1 .. t.
