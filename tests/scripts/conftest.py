@@ -54,6 +54,16 @@ def onnx_errors():
     return script("onnx_errors")
 
 
+@pytest.fixture(scope="session")
+def bptt_by_hand():
+    return script("bptt_by_hand")
+
+
+@pytest.fixture(scope="session")
+def recursion_picture():
+    return script("recursion_picture")
+
+
 @pytest.fixture
 def flow_picture():
     return script("flow_picture")
