@@ -83,13 +83,13 @@ def place(tmp_path_factory):
     os.mkfifo(folder / "pipe")
     before = os.getcwd()
     os.chdir(folder)
-    tried(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
+    end_of(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
     shutil.copytree("kept", "run")  # which commands may overwrite
     yield
     os.chdir(before)
 
 
-def tried(line):
+def end_of(line):
     """Runs a command line; returns its exit code and seconds, and fails where it was no way to end."""
     start = time.monotonic()
     faulthandler.dump_traceback_later(2 * LIMIT, exit=True)
@@ -111,11 +111,22 @@ def tried(line):
     return result.exit_code, seconds
 
 
-def fuzz(seed, count):
+def tried(line, table, fault):
+    """Runs a command line, and adds how it ended to the table; returns exit code and seconds."""
+    try:
+        code, seconds = end_of(line)
+    except BaseException as error:
+        table.add(fault, "lost", line=line, words=str(error))
+        raise
+    table.add(fault, "noticed" if code else "survived", line=line, code=code, seconds=seconds)
+    return code, seconds
+
+
+def fuzz(seed, count, table):
     draw, ends, slowest = random.Random(seed), collections.Counter(), 0.0
     for _ in range(count):
         line = command_line(draw)
-        code, seconds = tried(line)
+        code, seconds = tried(line, table, "a random command line")
         ends[line[0], code] += 1
         slowest = max(slowest, seconds)
     jax.clear_caches()
@@ -126,16 +137,16 @@ def fuzz(seed, count):
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("seed", [101, 102])
-def test_some_command_lines(seed):
-    assert fuzz(seed, 6).total() == 6
+def test_some_command_lines(seed, table):
+    assert fuzz(seed, 6, table).total() == 6
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_many_command_lines(seed):
+def test_many_command_lines(seed, table):
     """2,000 in all, with those of the other seeds."""
-    fuzz(seed, 100)
+    fuzz(seed, 100, table)
 
 
 HUGE = str(2**31 - 1)
@@ -153,8 +164,9 @@ SIZES = [
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("line", SIZES, ids=" ".join)
-def test_what_no_machine_holds_is_refused_at_once(line):
-    code, seconds = tried([*line, "--out", "out"] if line[0] == "train" else line)
+def test_what_no_machine_holds_is_refused_at_once(line, table):
+    line = [*line, "--out", "out"] if line[0] == "train" else line
+    code, seconds = tried(line, table, "a command for sizes that no machine has")
     assert code == 2
     assert seconds < 10
 
