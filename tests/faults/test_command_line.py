@@ -56,11 +56,12 @@ def command_line(draw):
     chosen = [option for option in options if draw.random() < 3 / len(options) or option.name == "run"]
     line, odd = [name, *SHORT[name]], draw.choice([0.0, 0.2, 0.6])
     for option in chosen:
-        value = value_of(draw, option, odd, endless=name == "sample" and option.name == "length")
+        endless = name == "sample" and option.name == "length"
+        values = [value_of(draw, option, odd, endless) for _ in range(option.nargs)]
         if isinstance(option, click.Argument):
-            line += [value] * draw.choice([0, 1, 1, 1, 2])
+            line += values * draw.choice([0, 1, 1, 1, 2])
         else:
-            line += [option.opts[0]] if option.is_flag else [option.opts[0], value]
+            line += [option.opts[0]] if option.is_flag else [option.opts[0], *values]
     return line
 
 
@@ -107,7 +108,7 @@ def end_of(line):
         if "jaxrnn: " in said:
             assert len(said[said.rindex("jaxrnn: ") :].splitlines()) <= 2, told
         else:
-            assert "Usage: " in said or "FAILED" in said, told
+            assert "Usage: " in said or "FAILED" in said or said.startswith("Error: "), told
     return result.exit_code, seconds
 
 
