@@ -7,7 +7,7 @@
 Four ways save the same train states in turns, each in a folder of its own that is deleted at the end:
 
     save         `jaxrnn.training.checkpoints`: arrays, metrics, progress, sums, all synced, then one rename
-    deleted      the same, until the checkpoint that it takes the place of is off the disk, which training does not wait for
+    deleted      the same, until the one before is off the disk, for which training does not wait
     Orbax        `orbax.checkpoint.Checkpointer.save` of the arrays, and the deletion of those before: no sums
     manager      `CheckpointManager.save` with `max_to_keep=1`, as saves of jaxrnn were before they had sums
 
@@ -38,8 +38,11 @@ from jaxrnn.training.fit import BEGINNING
 Save = Callable[[step.TrainState, int], None]
 WAYS = ("save", "deleted", "Orbax", "manager")
 LINE = '{"step": 1, "validation_loss": 1.5, "seconds": 0.5}\n'
-WARM = 3  # saves that are not counted: the first ones import and compile
-SIZES = {"small": (64, 128), "100 MB": (256, 1400)}  # D and H of an LSTM, whose state with Adam's is three times as large
+WARM = 3  # saves that are not counted
+SIZES = {
+    "small": (64, 128),
+    "100 MB": (256, 1400),
+}  # D and H of an LSTM
 QUICK = {"small": (8, 8), "larger": (64, 64)}
 
 

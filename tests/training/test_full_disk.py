@@ -23,6 +23,7 @@ def halfway(tmp_path):
         run = Run.create(tmp_path / "run", experiment.record(now))
         with pytest.raises(OSError, match="no room for a checkpoint") as caught:
             now.train(run, now.initial_state(), lambda metrics: change() if "loss" in metrics else None)
+        assert not list(run.path.glob("checkpoints/*.*")), "half a checkpoint stays"
         assert int(now.state_of(run).step) == 2
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == str(run.path)
