@@ -82,9 +82,10 @@ def train(
     sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a loss or a gradient is not
     finite it ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
 
-    Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129. --resume goes on
-    from there, and from the last checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and
-    to rounding on others. A job that a scheduler may kill and start again is one line, with --out and --resume=auto.
+    Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129; several processes
+    save after 25 steps at most, and what is not training ends at once. --resume goes on from there, and from the last
+    checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and to rounding on others. A job
+    that a scheduler may kill and start again is one line, with --out and --resume=auto.
 
     Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
     large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, the GRUs and lstm,

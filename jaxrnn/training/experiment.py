@@ -125,8 +125,9 @@ class Experiment(NamedTuple):
                 mesh=self.mesh,
             )
         except NotFiniteError as error:
-            if jax.process_count() > 1:
-                raise  # no process has all of the batch and the states
+            if jax.process_count() > 1:  # no process has all of the batch and the states
+                alone = f"a process alone says where that began: jaxrnn train --resume --out {run.path}"
+                raise FloatingPointError(f"{error}\n{alone}") from None
             raise FloatingPointError(self._diagnose(run, error)) from None
 
     def _diagnose(self, run: Run, error: NotFiniteError) -> str:
