@@ -177,7 +177,6 @@ def test_skipping_has_an_end():
     assert int(short.train.step) == 60
 
 
-@pytest.mark.parametrize("every", [5, 100])
 def test_several_processes_say_how_one_finds_it(tmp_path, monkeypatch):
     def fails(*arguments, **options):
         monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -192,6 +191,7 @@ def test_several_processes_say_how_one_finds_it(tmp_path, monkeypatch):
     assert len(str(caught.value).splitlines()) == 2
 
 
+@pytest.mark.parametrize("every", [5, 100])
 def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, monkeypatch, every):
     """Both from a checkpoint on, and from the beginning; the reference is the state of the run itself."""
     settings = Settings(task="adding", length=10, hidden=4, batch=2, steps=40, every=every, activation="relu", warmup=0)
