@@ -73,7 +73,10 @@ class Checkpoints:
             raise ValueError(f"{where} does not fit its settings: another version of jaxrnn made it") from error
 
     def save(self, step: int, train: chex.ArrayTree, progress: Progress, metrics: str) -> None:
-        """Saves a checkpoint, in the place of a damaged one of this step. One that fails leaves nothing behind."""
+        """Saves a checkpoint, in the place of a damaged one of this step.
+
+        Of one that fails nothing is left, but for what Orbax writes after it has told of its error: until the next one.
+        """
         beside = self.path(step).with_name(str(step) + disk.BESIDE)
         on_first(lambda: self._make_room(beside))
         try:
