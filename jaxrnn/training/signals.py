@@ -83,8 +83,8 @@ def end_on_signals() -> Iterator[None]:
     """Ends the process at a signal, at once, with a line and the code that a shell counts it as: 128 and its number.
 
     It is for a command: what it does besides training, such as to compile and to draw, leaves nothing half done.
-    Within, `stop_on_signals` takes the signals over. What is ignored stays so; in another thread than the main one,
-    signals are left alone.
+    Within, `stop_on_signals` takes the signals over; after it, they end the process without a word. What is ignored
+    stays so; in another thread than the main one, signals are left alone.
     """
     previous: dict[int, Any] = {}
     if threading.current_thread() is not threading.main_thread():
@@ -99,8 +99,8 @@ def end_on_signals() -> Iterator[None]:
             _handle(end, previous)
             yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number in previous:
+            signal.signal(number, signal.SIG_DFL)  # Python's own handler of Ctrl-C would print a traceback
 
 
 def _handle(handler: Callable[[int, Any], None], previous: dict[int, Any]) -> None:
