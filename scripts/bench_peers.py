@@ -8,6 +8,7 @@
 A library that is not installed is left out (`pip install flax dm-haiku torch==2.13.0`). Every contender compiles first;
 then they take turns of a second each, one at a time, and what is kept is the median of the medians of all turns. With
 several devices, jaxrnn spreads the batch over virtual devices of the CPU, one for each core: `jaxrnn.data_parallel`.
+The floor is what the matrix products would take at the rate of a large one, which is measured before every shape.
 """
 
 from __future__ import annotations
@@ -236,9 +237,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for cell in options.cells:
         for shape in drawn(cell, options.random, options.seed) if options.random else SHAPES[cell]:
+            floor = bench.flops(cell, shape) / bench.product_flops_per_second() * 1e3
             found = measure(cell, shape, options.rounds, names)
             sizes = {name: str(value) for name, value in shape._asdict().items() if name != "layers"}
-            columns = {f"{name} ms": f"{value:.3g}" for name, value in found.items()}
+            columns = {f"{name} ms": f"{value:.3g}" for name, value in (found | {"floor": floor}).items()}
             row = {"cell": cell, **sizes, **columns, **where}
             print(" | ".join(row.values()), flush=True)
             table = options.out / ("random.csv" if options.random else "peers.csv")  # saved after every shape

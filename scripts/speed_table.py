@@ -112,7 +112,7 @@ def peers_table(rows: list[Row]) -> str:
 
 
 def random_sentence(rows: list[Row]) -> str:
-    """Says how much faster than the others jaxrnn is at drawn shapes: least, most, and geometric mean."""
+    """Says how much faster than the others jaxrnn is at drawn shapes, and how far above the floor where H is large."""
     said = []
     for what, ours, others in (
         ("all cores against the best of all others", "jaxrnn, all cores", ("jax.grad", "flax nnx", "haiku", "torch")),
@@ -121,6 +121,10 @@ def random_sentence(rows: list[Row]) -> str:
         ratios = [min(float(row[f"{name} ms"]) for name in others) / float(row[f"{ours} ms"]) for row in rows]
         mean = statistics.geometric_mean(ratios)
         said.append(f"{what}: {min(ratios):.2f} to {max(ratios):.2f} times as fast, geometric mean {mean:.2f}")
+    large = [row for row in rows if row.get("floor ms") and int(row["H"]) >= 256]
+    if large:
+        above = [float(row["jaxrnn, all cores ms"]) / float(row["floor ms"]) for row in large]
+        said.append(f"where H is 256 or more, all cores take {min(above):.2f} to {max(above):.2f} times the floor")
     return f"{len(rows)} drawn shapes, {'; '.join(said)}. Measured on: {origins(rows)}."
 
 

@@ -96,4 +96,5 @@ def _fresh(
     sizes = [inputs] + [hidden] * layers
     cells = tuple(CELLS[cell](D, H, **given) for D, H in itertools.pairwise(sizes))
     net = jaxrnn.Network(cells, jaxrnn.Readout(hidden, outputs), jaxrnn.softmax_cross_entropy)
-    return net, f"{layers} x {type(cells[0]).__name__}({hidden}), at initialisation"
+    kind = f"{type(cells[0]).__name__}({hidden}{', reset before' * (cell == 'gru-before')})"
+    return net, f"{layers} x {kind}, at initialisation"

@@ -59,7 +59,8 @@ def _with_settings(command: Callable) -> Callable:
     flag_value="always",
     type=click.Choice(["always", "auto"]),
     metavar="[=auto]",
-    help="Go on with the run in --out, with the settings it has; with =auto, begin it where there is none.",
+    help="Go on with the run in --out, with the settings it has; with =auto, begin it where there is none. --data "
+    "says where its data are now.",
 )
 @click.option("--overwrite", is_flag=True, help="Delete the run in --out first.")
 @click.option(
@@ -82,9 +83,10 @@ def train(
     loss or a gradient is not finite it ends with exit code 1 and says where that began; --on-nan skip goes on without
     such steps.
 
-    Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129. --resume goes on
-    from there, and from the last checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and
-    to rounding on others. A job that a scheduler may kill and start again is one line, with --out and --resume=auto.
+    Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129; several processes
+    save after 25 steps at most, and what is not training ends at once. --resume goes on from there, and from the last
+    checkpoint after a crash, as if nothing had been: bit for bit on the same devices, and to rounding on others. A job
+    that a scheduler may kill and start again is one line, with --out and --resume=auto.
 
     Every batch is spread over all accelerators, or over all cores of a CPU where that is faster than one device, whose
     large products XLA spreads over the cores by itself: where G H^2 B, with G = 1, 3 or 4 for elman, the GRUs and lstm,
@@ -103,13 +105,15 @@ def train(
         if out is not None and _goes_on(out, resume, overwrite, given):
             run = held.enter_context(open_run(out, writing=True))
             _check_settings(run, given)
-            now = experiment.reopen(run)
+            now = experiment.reopen(run, given.get("data"))
         else:
             now = experiment.build(recipe(**{"task": DEFAULT_TASK, **given}))
         mesh, used = machine.choose_devices(devices, now.settings, now.task.outputs)
         now = now._replace(mesh=mesh)
         if run is None:
             run = held.enter_context(Run.create(out or _new_folder(now.task), experiment.record(now), overwrite))
+        elif "data" in given:
+            run.change_settings(experiment.record(now)["settings"])  # for the next --resume, and for flow
         console.print(f"{used}\n{_describe(now, run)}")
         _train(now, run, grace)
 
@@ -122,8 +126,8 @@ def _goes_on(out: pathlib.Path, resume: str | None, overwrite: bool, given: dict
         raise ValueError("--resume and --overwrite exclude each other")
     if resume == "auto":
         return bool(on_first(lambda: (out / SETTINGS).is_file()))
-    if given:
-        raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(map(_flag, given))}")
+    if others := [_flag(name) for name in given if name != "data"]:
+        raise ValueError(f"--resume takes the settings of the run; leave out {', '.join(others)}")
     return True
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from chex import Array, ArrayTree
 from jax import lax
 
-from jaxrnn.arguments import as_array, check_positive
+from jaxrnn.arguments import as_array, check_positive, is_concrete
 from jaxrnn.cells.base import Deltas, Params, State, hidden_of
 from jaxrnn.flow.norms import norm, weight_norms
 from jaxrnn.flow.sequence import Observed, compiled, observe
@@ -186,7 +186,8 @@ def horizon(norms: Array, fraction: float = 0.01, history: int | None = None) ->
         `Horizon`. Losses that are zero, as on masked steps, are not counted.
 
     Raises:
-        ValueError: norms of another shape, a fraction outside (0, 1), no loss left to be counted.
+        ValueError: norms of another shape, a fraction outside (0, 1), no loss left to be counted; under `jax.jit`,
+            where that is not known, it gives NaN.
 
     >>> import jax.numpy as jnp, jaxrnn.flow
     >>> steps = jnp.arange(40)
@@ -209,5 +210,10 @@ def horizon(norms: Array, fraction: float = 0.01, history: int | None = None) ->
     first = jnp.argmax(reached, axis=1)  # the earliest step that is still reached
     steps = jnp.where(reached.any(1), t - first + 1, 0)
     counted = (t >= history) & (at_the_loss > 0)
+    if is_concrete(counted) and not counted.any():
+        raise ValueError(
+            f"norms must have a loss at step {history} or later, counted from 0, that is not zero or NaN; "
+            f"is all of that masked, or are its weights zero?"
+        )
     beyond = jnp.mean(first == 0, where=counted)
     return Horizon(jnp.mean(steps, where=counted), jnp.std(steps, where=counted), beyond, steps)

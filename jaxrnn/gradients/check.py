@@ -182,7 +182,7 @@ def problem(
     D, V, shape = net.layers[0].inputs, net.readout.outputs, (steps, batch)
     inputs = jax.random.randint(keys[2], shape, 0, D) if tokens else jax.random.normal(keys[2], (*shape, D))
     read = shape[1:] if net.last_step else shape
-    if net.objective is softmax_cross_entropy:
+    if net.objective in (softmax_cross_entropy, softmax_cross_entropy.checked):
         targets = jax.random.randint(keys[3], read, 0, V)
     else:
         targets = jax.random.uniform(keys[3], (*read, V))

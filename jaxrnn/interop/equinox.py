@@ -12,10 +12,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from chex import Array
+
+from jaxrnn.interop.extras import installed_by
+
+with installed_by("equinox", "equinox"):
+    import equinox as eqx
 
 from jaxrnn.arguments import as_array, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State

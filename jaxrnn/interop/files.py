@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn.arguments import check_memory
+from jaxrnn.interop.extras import installed_by
 from jaxrnn.interop.layers import as_numpy, check_names, check_shape
 
 DTYPES: dict[str, Any] = {  # as a file of safetensors names them
@@ -125,9 +126,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _safetensors() -> types.ModuleType:
     """Imports safetensors, which is optional; raises with the command that installs it."""
-    try:
+    with installed_by("files", "safetensors"):
         import safetensors
         import safetensors.numpy
-    except ImportError as error:
-        raise ImportError("jaxrnn.interop.save and load need safetensors: pip install safetensors") from error
     return safetensors

@@ -19,9 +19,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from chex import Array
-from flax import nnx
-from flax.nnx.nn import dtypes
-from flax.nnx.nn.recurrent import flip_sequences
+
+from jaxrnn.interop.extras import installed_by
+
+with installed_by("flax", "flax"):
+    from flax import nnx
+    from flax.nnx.nn import dtypes
+    from flax.nnx.nn.recurrent import flip_sequences
 
 from jaxrnn.arguments import as_array, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State, hidden_of

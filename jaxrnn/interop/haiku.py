@@ -20,11 +20,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 from chex import Array
 from jax.typing import DTypeLike
+
+from jaxrnn.interop.extras import installed_by
+
+with installed_by("haiku", "haiku"):
+    import haiku as hk
 
 from jaxrnn.arguments import as_array, check_choice, float_dtype, is_integer
 from jaxrnn.cells.base import Cell, Params, State, hidden_of

@@ -20,8 +20,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
 from chex import Array
+
+from jaxrnn.interop.extras import installed_by
+
+with installed_by("onnx", "onnx"):
+    import onnx
 
 from jaxrnn.arguments import as_array
 from jaxrnn.interop.layers import check_layers

@@ -19,6 +19,7 @@ from jaxrnn.arguments import (
     cause_of_shape,
     check_key,
     check_like,
+    is_concrete,
     is_integer,
 )
 from jaxrnn.cells.base import Cell, State
@@ -143,6 +144,8 @@ def check_loss(
             f"objective must give one error per step, {steps}, got {getattr(errors, 'shape', errors)}; "
             f"sum over the outputs only, not over time or batch"
         )
+    if hasattr(objective, "check_values") and not is_concrete(seen):
+        objective.check_values(seen, outputs)  # what it stages is part of the call, not of the abstract evaluation
     return LossSteps(targets, _loss_weights(batch.weights, steps, there, dtype), there)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from chex import Array
 from jax import lax
+from jax.experimental import checkify
 
-from jaxrnn.arguments import as_array, cause_of_shape, check_range, is_concrete, is_integer
+from jaxrnn.arguments import OTHER_VOCABULARY, as_array, cause_of_shape, is_concrete, is_integer
 from jaxrnn.layer.masking import blank
 from jaxrnn.network.batch import LossSteps, read
 from jaxrnn.network.readout import Readout, ReadoutParams
@@ -29,18 +30,79 @@ SLACK = 1e-2  # of probabilities and their sum: in bfloat16, where each is round
 
 Error = Callable[[Array, Array], Array]  # (outputs, targets) -> E_t
 ErrorAndGradient = Callable[[Array, Array], tuple[Array, Array]]  # (outputs, targets) -> (E_t, dE_t/dO_t)
+Rules = Callable[[Any, int], list["Rule"]]  # (targets, V) -> what must be true of them
 
 LABELS = "of a one-hot array, labels are targets.argmax(-1)"
+NEGATIVE = (
+    "targets must be labels or probabilities, got values from {low} to {high}; "
+    "a softmax is held against neither scores nor logarithms"
+)
+SUMS = (
+    "targets of probabilities must sum to one over the outputs, got sums from {low} to {high}; "
+    "several answers at once are for jaxrnn.sigmoid_cross_entropy, and a step that counts more for weights"
+)
+OUTSIDE = "targets must lie in 0 .. 1, got values from {low} to {high}; other numbers are for jaxrnn.squared_error"
 NUMBERS = "one number for each output, targets[..., None] of a single one; labels are for softmax_cross_entropy"
 
 
-class Objective:
-    """Wraps a function `(outputs, targets) -> E_t` that may carry its own gradient, added by `with_gradient`."""
+class Rule(NamedTuple):
+    """Holds what must be true of the values of targets, and what to say where it is not."""
 
-    def __init__(self, function: Error) -> None:
+    holds: Any  # bool
+    words: str  # with {low} and {high}
+    low: Any
+    high: Any
+
+
+class Objective:
+    """Wraps a function `(outputs, targets) -> E_t` that may carry its own gradient, added by `with_gradient`.
+
+    Args:
+        function: computes E_t.
+        rules: gives what must be true of targets, as an array of NumPy or JAX, for so many outputs.
+        staged: checks these where they are traced too, see `checked`.
+    """
+
+    def __init__(self, function: Error, rules: Rules = lambda targets, outputs: [], staged: bool = False) -> None:
         functools.update_wrapper(self, function)
-        self._function = function
+        self.__name__ = function.__name__ + ".checked" * staged
+        self._function, self._rules, self._staged = function, rules, staged
         self._value_and_gradient: ErrorAndGradient | None = None
+
+    @functools.cached_property
+    def checked(self) -> Objective:
+        """Returns the same objective, which reads the values of targets under `jax.jit` as well.
+
+        What is jitted with it is to be called through `chex.chexify`, which raises what is found as a ValueError, or
+        through `jax.experimental.checkify.checkify`; else JAX says so. It costs a pass over the targets.
+
+        >>> import chex, jax, jax.numpy as jnp, jaxrnn
+        >>> error = chex.chexify(jax.jit(jaxrnn.sigmoid_cross_entropy.checked), async_check=False)
+        >>> try:
+        ...     error(jnp.zeros((1, 2)), jnp.array([[0.0, 3.0]]))
+        ... except ValueError as found:
+        ...     print(str(found).partition(";")[0])
+        targets must lie in 0 .. 1, got values from 0.0 to 3.0
+        """
+        made = Objective(self._function, self._rules, staged=True)
+        made._value_and_gradient = self._value_and_gradient
+        return made
+
+    def check_values(self, targets: Array, outputs: int) -> None:
+        """Raises where the values of targets are not what they must be for so many outputs.
+
+        Traced values cannot be read: `checked` has checks of these staged, and without it there is none.
+        """
+        if targets.size == 0:
+            return
+        if is_concrete(targets):
+            values = np.asarray(targets)  # not jnp, whose operations on a constant are staged too
+            for rule in self._rules(values if is_integer(values) else values.astype(np.float32), outputs):
+                if not rule.holds:
+                    raise ValueError(rule.words.format(low=rule.low, high=rule.high))
+        elif self._staged:
+            for rule in self._rules(targets, outputs):
+                checkify.check(rule.holds, rule.words, low=rule.low, high=rule.high)
 
     def with_gradient(self, function: ErrorAndGradient) -> ErrorAndGradient:
         """Adds the function `(outputs, targets) -> (E_t, dE_t/dO_t)`, as a decorator."""
@@ -52,15 +114,19 @@ class Objective:
         outputs, targets = as_array("outputs", outputs), as_array("targets", targets)
         if outputs.ndim < 1 or outputs.shape[-1] == 0 or outputs.dtype == bool:
             raise ValueError(f"outputs must be numbers [..., V], got {outputs.dtype} of shape {outputs.shape}")
-        return self._function(outputs, targets)
+        errors = self._function(outputs, targets)
+        self.check_values(targets, outputs.shape[-1])
+        return errors
 
     def __repr__(self) -> str:
-        return self._function.__name__
+        return self.__name__
 
 
 def value_and_gradient(objective: Error, outputs: Array, targets: Array) -> tuple[Array, Array]:
     """Computes E_t [...] and dE_t/dO_t [..., V] of all steps, by the objective's own gradient or else by `jax.vjp`."""
     if isinstance(objective, Objective) and objective._value_and_gradient is not None:
+        if is_concrete(targets):
+            objective.check_values(targets, outputs.shape[-1])
         return objective._value_and_gradient(outputs, targets)
     errors, pullback = jax.vjp(lambda outputs: objective(outputs, targets), outputs)
     return errors, pullback(jnp.ones_like(errors))[0]
@@ -91,7 +157,24 @@ class Loss(NamedTuple):
         return jnp.sum(weights * errors, dtype=weights.dtype), g, grads
 
 
-@Objective
+def _labels_or_distributions(targets: Array, outputs: int) -> list[Rule]:
+    """Says that labels lie in range; that probabilities are not negative, and sum to one unless all are zero."""
+    low, high = targets.min(), targets.max()
+    if is_integer(targets):
+        words = f"targets must lie in 0 .. {outputs - 1}, got values from {{low}} to {{high}}; {OTHER_VOCABULARY}"
+        return [Rule((low >= 0) & (high < outputs), words, low, high)]
+    sums = targets.sum(-1)
+    one = ((sums == 0) | (abs(sums - 1) <= SLACK)).all()
+    return [Rule(low >= 0, NEGATIVE, low, high), Rule(one, SUMS, sums.min(), sums.max())]
+
+
+def _probabilities(targets: Array, outputs: int) -> list[Rule]:
+    """Says that every target lies in 0 .. 1."""
+    low, high = targets.min(), targets.max()
+    return [Rule((low >= 0) & (high <= 1 + SLACK), OUTSIDE, low, high)]
+
+
+@functools.partial(Objective, rules=_labels_or_distributions)
 def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
     """Computes the cross-entropy of a softmax over the outputs, in nats.
 
@@ -102,8 +185,9 @@ def softmax_cross_entropy(outputs: Array, targets: Array) -> Array:
         targets: integer labels [...], or probabilities [..., V] that sum to one; all of them zero is no loss.
 
     Returns:
-        E_t, [...], in nats. Values are read outside jit only: under it a label out of range gives NaN, and
-        probabilities that sum to m give m times the cross-entropy of a softmax.
+        E_t, [...], in nats. Values are read outside jit, and by `softmax_cross_entropy.checked` under it too; else,
+        there, a label out of range gives NaN, and probabilities that sum to m give m times the cross-entropy of a
+        softmax.
 
     Raises:
         ValueError: the shapes do not fit; a label is out of range; probabilities are negative, or do not sum to one
@@ -135,7 +219,7 @@ def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Arr
     return mass * log_Z - jnp.sum(targets * (outputs - highest), -1), mass[..., None] * yhat - targets
 
 
-@Objective
+@functools.partial(Objective, rules=_probabilities)
 def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
     """Computes the binary cross-entropy of a sigmoid at every output, summed over the outputs, in nats.
 
@@ -151,14 +235,14 @@ def sigmoid_cross_entropy(outputs: Array, targets: Array) -> Array:
         (Boulanger-Lewandowski et al. 2012, section 5).
 
     Raises:
-        ValueError: targets do not have the shape of the outputs, or, outside jit, are not all in 0 .. 1.
+        ValueError: targets do not have the shape of the outputs; outside jit, or as by `sigmoid_cross_entropy.checked`,
+            they are not all in 0 .. 1.
 
     >>> import jax.numpy as jnp, jaxrnn
     >>> float(jaxrnn.sigmoid_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0, 1]]))[0])  # 2 log 2
     1.3862943649291992
     """
     _check_same_shape(outputs, targets, NUMBERS)
-    _check_probabilities(targets)
     return jnp.sum(jax.nn.softplus(outputs) - targets * outputs, -1)
 
 
@@ -199,49 +283,17 @@ def _picked(outputs: Array, labels: Array) -> Array:
 
 
 def _check_labels_or_probabilities(outputs: Array, targets: Array) -> None:
-    """Raises unless targets are integer labels in range, or floats in the shape of the outputs."""
+    """Raises unless targets are integer labels, or floats in the shape of the outputs."""
     steps = outputs.shape[:-1]
     if is_integer(targets):
         if targets.shape != steps:
             one_hot = targets.shape == outputs.shape
             cause = LABELS if one_hot else cause_of_shape(targets.shape, steps)
             raise ValueError(f"targets of integer labels must have shape {steps}, got {targets.shape}; {cause}")
-        check_range("targets", targets, outputs.shape[-1])
     elif not jnp.issubdtype(targets.dtype, jnp.floating):
         raise TypeError(f"targets must be integer labels or float probabilities, got dtype {targets.dtype}; {LABELS}")
     else:
         _check_same_shape(outputs, targets, "labels must be integers, targets.astype(jnp.int32)")
-        _check_distributions(targets)
-
-
-def _check_probabilities(targets: Array) -> None:
-    """Raises where a value lies outside 0 .. 1. Traced values cannot be read."""
-    if not is_concrete(targets) or targets.size == 0:
-        return
-    values = np.asarray(targets).astype(np.float32)
-    if not np.all((values >= 0) & (values <= 1 + SLACK)):
-        raise ValueError(
-            f"targets must lie in 0 .. 1, got values from {values.min()} to {values.max()}; "
-            f"other numbers are for jaxrnn.squared_error"
-        )
-
-
-def _check_distributions(targets: Array) -> None:
-    """Raises where probabilities do not sum to one, nor are all zero. Traced values cannot be read."""
-    if not is_concrete(targets) or targets.size == 0:
-        return
-    values = np.asarray(targets).astype(np.float32)
-    sums = values.sum(-1)
-    if not np.all(values >= 0):
-        raise ValueError(
-            f"targets must be labels or probabilities, got values from {values.min()} to {values.max()}; "
-            f"a softmax is held against neither scores nor logarithms"
-        )
-    if np.any((sums != 0) & (np.abs(sums - 1) > SLACK)):
-        raise ValueError(
-            f"targets of probabilities must sum to one over the outputs, got sums from {sums.min()} to {sums.max()}; "
-            f"several answers at once are for jaxrnn.sigmoid_cross_entropy, and a step that counts more for weights"
-        )
 
 
 def _check_same_shape(outputs: Array, targets: Array, without_axis: str) -> None:

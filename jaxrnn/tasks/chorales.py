@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import io
 import pathlib
 import zipfile
@@ -237,6 +238,13 @@ class Chorales(Task):
 
     def test(self) -> list[Sequences]:
         return batches(self._rolls.test, self.batch_size, self.chunk)
+
+    def fingerprint(self) -> str:
+        found = hashlib.sha256(super().fingerprint().encode())
+        for part in (self._rolls.train, self._rolls.valid, self._rolls.test):
+            for roll in part:
+                found.update(np.int64(len(roll)).tobytes() + np.ascontiguousarray(roll).tobytes())
+        return found.hexdigest()
 
     def picture(self, net: Network, params: NetworkParams) -> Figure:
         """Returns a piece of the validation part beside what the network makes of its first steps."""

@@ -125,8 +125,9 @@ class Experiment(NamedTuple):
                 mesh=self.mesh,
             )
         except NotFiniteError as error:
-            if jax.process_count() > 1:
-                raise  # no process has all of the batch and the states
+            if jax.process_count() > 1:  # no process has all of the batch and the states
+                alone = f"a process alone says where that began: jaxrnn train --resume --out {run.path}"
+                raise FloatingPointError(f"{error}\n{alone}") from None
             raise FloatingPointError(self._diagnose(run, error)) from None
 
     def _diagnose(self, run: Run, error: NotFiniteError) -> str:
@@ -217,15 +218,25 @@ def record(experiment: Experiment) -> dict[str, Any]:
     return kept if task.vocabulary is None else kept | {"vocabulary": task.vocabulary}
 
 
-def reopen(run: Run) -> Experiment:
+def reopen(run: Run, data: str | None = None) -> Experiment:
     """Builds the experiment of a run again, to resume it.
 
+    Args:
+        run: the folder.
+        data: where its data are now, if they are no longer where they were.
+
     Raises:
-        ValueError: the data are no longer what the run was trained on.
+        ValueError: the data are not there, or are no longer what the run was trained on.
     """
-    experiment = build(settings_of(run))
-    if experiment.task.fingerprint() != run.record["digest"]:
-        source = experiment.settings.data or f"the data of {experiment.task.name}"
+    settings = settings_of(run)
+    if data is not None:
+        settings = dataclasses.replace(settings, data=_absolute(data))
+    elif settings.data is not None and not pathlib.Path(settings.data).exists():
+        raise ValueError(f"data: {settings.data!r} is no longer there: train --resume --data says where it is now")
+    experiment = build(settings)
+    kept, task = run.record, experiment.task
+    if (task.fingerprint(), task.vocabulary) != (kept["digest"], kept.get("vocabulary")):
+        source = settings.data or f"the data of {task.name}"
         raise ValueError(f"data: {source} has changed since the run began, and a run goes on with the same data")
     return experiment
 
@@ -239,11 +250,9 @@ def settings_of(run: Run) -> Settings:
 
 
 def other_settings(run: Run, given: Mapping[str, Any]) -> list[str]:
-    """Returns the names of those given settings that are others in a run."""
+    """Returns the names of those given settings that are others in a run; its data may lie elsewhere by now."""
     kept = settings_of(run)
-    return [
-        name for name, value in given.items() if getattr(kept, name) != (_absolute(value) if name == "data" else value)
-    ]
+    return [name for name, value in given.items() if name != "data" and getattr(kept, name) != value]
 
 
 def load_best(run: Run, mesh: Mesh | None = None) -> tuple[Network, NetworkParams]:

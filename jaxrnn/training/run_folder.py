@@ -103,6 +103,12 @@ class Run:
     ) -> None:
         self.close()
 
+    def change_settings(self, settings: dict[str, Any]) -> None:
+        """Writes other settings of the run in the place of those it has."""
+        self._check_writing()
+        self.record = {**self.record, "settings": settings}
+        on_first(self._write_settings)
+
     def log(self, metrics: dict[str, Any]) -> None:
         """Adds a line of metrics; that of a validation is written when the checkpoint it speaks of is there."""
         self._rows.append(metrics)
@@ -172,6 +178,9 @@ class Run:
             # The settings stay until others take their place, so that after a kill it still is the folder of a run.
             if path.name not in (disk.LOCK, SETTINGS):
                 shutil.rmtree(disk.set_aside(path)) if path.is_dir() else path.unlink()
+        return self._write_settings()
+
+    def _write_settings(self) -> int:
         kept = {**self.record, DIGEST: _digest(self.record)}
         disk.write_whole(self.path / SETTINGS, json.dumps(kept, indent=2) + "\n")
         return 0

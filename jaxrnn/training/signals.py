@@ -6,9 +6,8 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Ctrl-C; what Slurm, Kubernetes and `kill` send; a terminal that closes. Not every system has them all.
@@ -48,7 +47,7 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
     >>> before, stop(), 128 + stop.signal  # as a shell counts it
     (False, True, 143)
     """
-    stop = Stop()
+    stop, ended = Stop(), threading.Event()
     previous: dict[int, Any] = {}
     terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     if threading.current_thread() is not threading.main_thread():
@@ -63,15 +62,63 @@ def stop_on_signals(grace: float | None = None) -> Iterator[Stop]:
                 _forget(descriptor)
         signal.signal(signal.SIGINT, previous.get(signal.SIGINT, signal.SIG_IGN))
 
+    def end(number: int) -> None:
+        if not ended.wait(grace):
+            _leave(number, f"not saved within {grace:g} s of the signal; the checkpoint before it stands")
+
     try:
-        with contextlib.nullcontext() if grace is None else _end_after(grace):
-            for number in STOPPING:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    previous[number] = signal.signal(number, ask) or signal.SIG_DFL
-            yield stop
+        with _told(None if grace is None else end):
+            _handle(ask, previous)
+            try:
+                yield stop
+            finally:
+                ended.set()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Ends the process at a signal, at once, with a line and the code that a shell counts it as: 128 and its number.
+
+    It is for a command: what it does besides training, such as to compile and to draw, leaves nothing half done.
+    Within, `stop_on_signals` takes the signals over; after it, they end the process without a word. What is ignored
+    stays so; in another thread than the main one, signals are left alone.
+    """
+    previous: dict[int, Any] = {}
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any = None) -> None:
+        _leave(number, f"ended by {signal.Signals(number).name}; what was saved stands")
+
+    try:
+        with _told(end):
+            _handle(end, previous)
+            yield
+    finally:
+        for number in previous:
+            signal.signal(number, signal.SIG_DFL)  # Python's own handler of Ctrl-C would print a traceback
+
+
+def _handle(handler: Callable[[int, Any], None], previous: dict[int, Any]) -> None:
+    """Handles the signals that are not ignored, and adds what handled them before."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            previous[number] = signal.signal(number, handler) or signal.SIG_DFL
+
+
+_leaving = threading.Lock()
+
+
+def _leave(number: int, words: str) -> None:
+    """Ends the process of a signal, with a line; says it once where several threads come here."""
+    if _leaving.acquire(blocking=False):
+        with contextlib.suppress(OSError):  # a terminal that has closed
+            os.write(2, f"jaxrnn: {words}\n".encode())
+        os._exit(128 + number)
 
 
 def _forget(descriptor: int) -> None:
@@ -82,22 +129,18 @@ def _forget(descriptor: int) -> None:
 
 
 @contextlib.contextmanager
-def _end_after(grace: float) -> Iterator[None]:
-    """Ends the process so long after a signal, unless the block has ended.
+def _told(act: Callable[[int], None] | None) -> Iterator[None]:
+    """Calls a function with the number of a signal, in a thread, instead of what a block around this calls, if any.
 
     A thread is told by the C level of Python's signals: the main thread may be in a compilation of a minute.
     """
-    ended = threading.Event()
     told, teller = socket.socketpair()
     teller.setblocking(False)
 
     def wait() -> None:
-        while (number := told.recv(1)) and number[0] not in STOPPING:
-            pass
-        if number and not ended.wait(grace):
-            sys.stderr.write(f"jaxrnn: not saved within {grace:g} s of the signal; the checkpoint before it stands\n")
-            sys.stderr.flush()
-            os._exit(128 + number[0])
+        while number := told.recv(1):
+            if act is not None and number[0] in STOPPING:
+                act(number[0])
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
@@ -106,7 +149,6 @@ def _end_after(grace: float) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        ended.set()
         teller.close()
         thread.join()
         told.close()

@@ -18,6 +18,11 @@ def test_the_flow_of_a_fresh_network(call, tmp_path):
         assert {"terms", "profile", "delta_0", "singular_values"} <= set(arrays)
 
 
+def test_what_a_gru_that_resets_before_is_called(call):
+    result = call("flow", "--init", "--cell", "gru-before", "--hidden", 3, "--steps", 20, "--batch", 1)
+    assert "1 x GRU(3, reset before), at initialisation" in result.output
+
+
 def test_the_flow_of_a_run(call, trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     result = call("flow", "run", "--steps", 30)

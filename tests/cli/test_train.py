@@ -178,6 +178,27 @@ def test_one_line_begins_a_run_and_goes_on_with_it(call, trained, data, small, t
     assert "other settings: leave out --hidden, --seed" in other.output
 
 
+def test_a_run_goes_on_with_data_that_have_moved(call, data, small, tmp_path):
+    (tmp_path / "old.txt").write_bytes(data.read_bytes())
+    assert call("train", "--data", "old.txt", "--out", "run", *small).exit_code == 0
+    (tmp_path / "old.txt").rename(tmp_path / "new.txt")
+    (tmp_path / "other.txt").write_text("other " * 200)
+    for options, message in (
+        ([], "old.txt' is no longer there: train --resume --data says where it is now"),
+        (["--data", "other.txt"], "other.txt has changed since the run began"),
+        (["--data", "none.txt"], "there is no file or folder"),
+        (["--data", "new.txt", "--hidden", 3], "leave out --hidden"),
+    ):
+        refused = call("train", "--resume", "--out", "run", *options)
+        assert refused.exit_code == 2
+        assert message in refused.output
+        assert Run.open(tmp_path / "run").record["settings"]["data"] == str(tmp_path / "old.txt")
+    for options in (["--data", "new.txt"], []):
+        again = call("train", "--resume", "--out", "run", *options)
+        assert again.exit_code == 0, again.output
+        assert Run.open(tmp_path / "run").record["settings"]["data"] == str(tmp_path / "new.txt")
+
+
 def test_a_run_without_a_checkpoint_begins_at_its_first_step(call, trained, tmp_path):
     shutil.copytree(trained[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")

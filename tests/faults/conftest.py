@@ -1,49 +1,29 @@
 """What was tried, and what came of it: a table of all faults, printed at the end, and kept as it grows."""
 
-import collections
-import json
 import pathlib
 import shutil
 import tempfile
-import time
 
+import fault_table
 import injection
 import pytest
 
-KEPT = pathlib.Path(tempfile.gettempdir()) / "jaxrnn-faults.jsonl"  # one line for each fault, as it is tried
-COLUMNS = ("tried", "survived", "noticed", "lost")
-# survived: in the end all is as without the fault. noticed: an error or a line says so. lost: neither.
-_table = collections.defaultdict(collections.Counter)
-
-
-class Table:
-    """Counts what came of faults."""
-
-    def add(self, fault, outcome, **details):
-        """Adds a fault that was tried: it was survived, noticed, or something was lost."""
-        _table[fault].update(["tried", outcome])
-        with open(KEPT, "a") as file:
-            file.write(json.dumps({"fault": fault, "outcome": outcome, "time": time.time(), **details}) + "\n")
-
-    def lost(self, fault):
-        """Returns how often something was lost."""
-        return _table[fault]["lost"]
+_table = fault_table.Table()
 
 
 def pytest_terminal_summary(terminalreporter):
     """Prints the table."""
-    if _table:
+    if _table.counts:
         terminalreporter.section("faults")
-        terminalreporter.write_line(f"{'':44}" + "".join(f"{name:>10}" for name in COLUMNS))
-        for fault, counts in _table.items():
-            terminalreporter.write_line(f"{fault:44}" + "".join(f"{counts[name]:>10}" for name in COLUMNS))
-        terminalreporter.write_line(f"each of them: {KEPT}")
+        for line in _table.lines():
+            terminalreporter.write_line(line)
+        terminalreporter.write_line(f"each of them: {_table.path}")
 
 
 @pytest.fixture(scope="session")
 def table():
     """Returns the table."""
-    return Table()
+    return _table
 
 
 @pytest.fixture(scope="session")

@@ -56,11 +56,12 @@ def command_line(draw):
     chosen = [option for option in options if draw.random() < 3 / len(options) or option.name == "run"]
     line, odd = [name, *SHORT[name]], draw.choice([0.0, 0.2, 0.6])
     for option in chosen:
-        value = value_of(draw, option, odd, endless=name == "sample" and option.name == "length")
+        endless = name == "sample" and option.name == "length"
+        values = [value_of(draw, option, odd, endless) for _ in range(option.nargs)]
         if isinstance(option, click.Argument):
-            line += [value] * draw.choice([0, 1, 1, 1, 2])
+            line += values * draw.choice([0, 1, 1, 1, 2])
         else:
-            line += [option.opts[0]] if option.is_flag else [option.opts[0], value]
+            line += [option.opts[0]] if option.is_flag else [option.opts[0], *values]
     return line
 
 
@@ -83,19 +84,21 @@ def place(tmp_path_factory):
     os.mkfifo(folder / "pipe")
     before = os.getcwd()
     os.chdir(folder)
-    tried(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
+    end_of(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
     shutil.copytree("kept", "run")  # which commands may overwrite
     yield
     os.chdir(before)
 
 
-def tried(line):
+def end_of(line):
     """Runs a command line; returns its exit code and seconds, and fails where it was no way to end."""
     start = time.monotonic()
     faulthandler.dump_traceback_later(2 * LIMIT, exit=True)
     result = CliRunner().invoke(cli.main, line)
     faulthandler.cancel_dump_traceback_later()
     seconds = time.monotonic() - start
+    if "Aborted!" in result.output:
+        raise KeyboardInterrupt  # it was meant for the tests
     told = f"{line} ended with {result.exit_code} after {seconds:.1f} s:\n{result.output[-2000:]}"
     assert result.exception is None or isinstance(result.exception, SystemExit), told + repr(result.exception)
     assert result.exit_code in (0, 1, 2), told
@@ -107,15 +110,26 @@ def tried(line):
         if "jaxrnn: " in said:
             assert len(said[said.rindex("jaxrnn: ") :].splitlines()) <= 2, told
         else:
-            assert "Usage: " in said or "FAILED" in said, told
+            assert "Usage: " in said or "FAILED" in said or said.startswith("Error: "), told
     return result.exit_code, seconds
 
 
-def fuzz(seed, count):
+def tried(line, table, fault):
+    """Runs a command line, and adds how it ended to the table; returns exit code and seconds."""
+    try:
+        code, seconds = end_of(line)
+    except Exception as error:
+        table.add(fault, "lost", line=line, words=str(error))
+        raise
+    table.add(fault, "noticed" if code else "survived", line=line, code=code, seconds=seconds)
+    return code, seconds
+
+
+def fuzz(seed, count, table):
     draw, ends, slowest = random.Random(seed), collections.Counter(), 0.0
     for _ in range(count):
         line = command_line(draw)
-        code, seconds = tried(line)
+        code, seconds = tried(line, table, "a random command line")
         ends[line[0], code] += 1
         slowest = max(slowest, seconds)
     jax.clear_caches()
@@ -126,16 +140,16 @@ def fuzz(seed, count):
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("seed", [101, 102])
-def test_some_command_lines(seed):
-    assert fuzz(seed, 6).total() == 6
+def test_some_command_lines(seed, table):
+    assert fuzz(seed, 6, table).total() == 6
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("seed", range(1, 21))
-def test_many_command_lines(seed):
+def test_many_command_lines(seed, table):
     """2,000 in all, with those of the other seeds."""
-    fuzz(seed, 100)
+    fuzz(seed, 100, table)
 
 
 HUGE = str(2**31 - 1)
@@ -153,8 +167,9 @@ SIZES = [
 
 @pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("line", SIZES, ids=" ".join)
-def test_what_no_machine_holds_is_refused_at_once(line):
-    code, seconds = tried([*line, "--out", "out"] if line[0] == "train" else line)
+def test_what_no_machine_holds_is_refused_at_once(line, table):
+    line = [*line, "--out", "out"] if line[0] == "train" else line
+    code, seconds = tried(line, table, "a command for sizes that no machine has")
     assert code == 2
     assert seconds < 10
 

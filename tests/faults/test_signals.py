@@ -4,7 +4,9 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import pty
+import random
 import signal
 import subprocess
 import sys
@@ -120,6 +122,60 @@ with stop_on_signals(grace=0.3) as stop:
 def take_terminal():
     """Makes the standard input the terminal of this process, whose end it hears of."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_signal_outside_of_training_ends_at_once_with_a_line():
+    """Also where the main thread is in a long call of C, such as a compilation."""
+    code = """
+import hashlib, os, signal, sys, threading
+from jaxrnn.training.signals import end_on_signals, stop_on_signals
+with end_on_signals():
+    with stop_on_signals() as stop:  # takes them over
+        signal.raise_signal(signal.SIGINT)
+    assert stop.signal == signal.SIGINT
+    threading.Timer(0.2, os.kill, (os.getpid(), int(sys.argv[1]))).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)
+"""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(int(number))], capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 128 + number
+        assert time.monotonic() - began < 15
+        assert done.stderr == f"jaxrnn: ended by {number.name}; what was saved stands\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_at_any_moment_ends_with_its_code_and_no_traceback(data, tmp_path, table, number):
+    """From the import of the command to the pictures at the end, at moments that are drawn."""
+    draw, began = random.Random(int(number)), time.monotonic()
+    whole = [*command(data, tmp_path / "whole", "--every", "20", steps=40)]
+    assert start(whole).wait(timeout=200) == 0
+    seconds = time.monotonic() - began
+    for i in range(20):
+        process = start([*command(data, tmp_path / str(i), "--every", "20", steps=40)])
+        imported(process)
+        time.sleep(draw.uniform(0, seconds))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=100)
+        told = f"{i}: {process.returncode} {out} {err}"
+        finished = process.returncode in (0, -number) and "jaxrnn sample" in out and err == ""
+        right = finished or (process.returncode == 128 + number and "Traceback" not in err)
+        right = right and (finished or f"ended by {number.name}" in err or ("Interrupted" in out and err == ""))
+        right = right and len(err.splitlines()) <= 1
+        table.add(f"signal {number.name} at any moment", "survived" if right else "lost", words=told)
+        assert right, told
+
+
+def imported(process):
+    """Waits until a process has handlers of its own; before that, while it imports JAX, Python's stand."""
+    status = pathlib.Path(f"/proc/{process.pid}/status")
+    caught = lambda: int(next(line for line in status.read_text().splitlines() if "SigCgt" in line).split()[1], 16)
+    while not caught() >> (signal.SIGTERM - 1) & 1:
+        assert process.poll() is None
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

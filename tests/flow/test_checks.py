@@ -30,6 +30,7 @@ PLAIN = {"D": 3, "H": 6, "V": 4, "fresh": True}
         (lambda net, p, x, y: flow.horizon(jnp.ones((3, 4))), r"norms must be \[T, T\]"),
         (lambda net, p, x, y: flow.horizon(jnp.ones((4, 4)), fraction=1.0), "fraction"),
         (lambda net, p, x, y: flow.horizon(jnp.ones((4, 4)), history=4), "history"),
+        (lambda net, p, x, y: flow.horizon(jnp.eye(6).at[3:].set(0)), "norms must have a loss at step 3 or later"),
         (lambda net, p, x, y: jaxrnn.value_and_grad(net, truncate=jaxrnn.Window(2), return_flow=True), "return_flow"),
     ],
 )

@@ -72,6 +72,8 @@ def test_a_table_by_hand(speed_table):
     said = speed_table.random_sentence([row() | TIMES, row() | TIMES | {"torch ms": "24", "jax.grad ms": "36"}])
     assert "2 drawn shapes, all cores against the best of all others: 3.00 to 4.50 times as fast, geometric" in said
     assert "those in JAX: 2.00 to 2.25 times as fast, geometric mean 2.12." in said
+    drawn = [row(H=H) | TIMES | {"floor ms": floor} for H, floor in (("300", "1.6"), ("256", "1"), ("255", "0.1"))]
+    assert "256 or more, all cores take 1.25 to 2.00 times the floor. Measured" in speed_table.random_sentence(drawn)
     last = speed_table.flax_table([row("GRUCell, time") | FLAX]).splitlines()[-1]
     assert last == "| GRUCell, time first: 100, 2, 3, 4, 5 | 3.2 ms | 2.1 ms | 1.52 | 0.64 | 1.18 |"
 

@@ -40,6 +40,20 @@ def test_chorales_are_packed_without_loss(rolls):
         assert sorted(piece.tobytes() for piece in pieces) == sorted(roll.tobytes() for roll in found)
 
 
+def test_the_fingerprint_is_that_of_every_step(files):
+    path, _ = files
+    with np.load(path / "rolls.npz") as arrays:
+        named = dict(arrays)
+    prints = []
+    for part in chorales.PARTS:
+        changed = {**named, part: named[part].copy()}
+        prints.append(chorales.Chorales(2, 0, 10, 4, str(path / "rolls.npz")).fingerprint())
+        changed[part][-1, 0] = 1 - changed[part][-1, 0]
+        np.savez(path / "changed.npz", **changed)
+        prints.append(chorales.Chorales(2, 0, 10, 4, str(path / "changed.npz")).fingerprint())
+    assert len(set(prints)) == 1 + len(chorales.PARTS)
+
+
 def damaged(path, **changes):
     with np.load(path / "rolls.npz") as arrays:
         named = dict(arrays)

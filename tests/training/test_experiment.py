@@ -1,6 +1,7 @@
 """Experiments: a text learned, stopped, and gone on with bit for bit."""
 
 import os
+import pathlib
 import shutil
 import signal
 
@@ -88,6 +89,12 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path, data, straight):
     assert experiment.reopen(run).settings == now.settings
     with open(copy, "a") as file:
         file.write("and more")
+    with pytest.raises(ValueError, match="has changed since the run began"):
+        experiment.reopen(run)
+    assert experiment.reopen(run, str(data)).settings.data == str(data)
+    text = pathlib.Path(data).read_text()
+    copy.write_text(text.translate({code: code + 1 for code in range(ord("a"), ord("z") + 1)}))
+    assert experiment.build(now.settings).task.fingerprint() == now.task.fingerprint()  # its tokens are the same
     with pytest.raises(ValueError, match="has changed since the run began"):
         experiment.reopen(run)
 

@@ -9,7 +9,7 @@ import types
 import numpy as np
 import pytest
 
-from jaxrnn.training import experiment, full_disk
+from jaxrnn.training import disk, experiment, full_disk
 from jaxrnn.training.run_folder import Run
 from jaxrnn.training.settings import Settings
 
@@ -37,6 +37,18 @@ def test_a_disk_that_is_full(halfway, monkeypatch):
 
     told = halfway(fill)
     assert "183.8 kB: 50.0 kB are free, 133.8 kB are missing; the one before stands" in told
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save({"a": np.ones(3)}, 1)
+        monkeypatch.setattr(disk, "seal", fail)
+        with pytest.raises(OSError, match="No space"):
+            run.save({"a": np.ones(3)}, 2)
+        assert [path.name for path in (run.path / "checkpoints").iterdir()] == ["1"]
 
 
 # Writes that end after the save that failed find no loop to tell.

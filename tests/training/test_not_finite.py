@@ -177,6 +177,20 @@ def test_skipping_has_an_end():
     assert int(short.train.step) == 60
 
 
+def test_several_processes_say_how_one_finds_it(tmp_path, monkeypatch):
+    def fails(*arguments, **options):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        raise NotFiniteError(7, "the loss is nan at step 7: lower the rate, or clip more")
+
+    now = experiment.build(Settings(task="adding", length=10, hidden=4, batch=2))
+    with Run.create(tmp_path / "run", experiment.record(now)) as run:
+        monkeypatch.setattr(experiment, "fit", fails)
+        with pytest.raises(FloatingPointError, match=r"at step 7: .*\n.* alone .* --resume --out .*run") as caught:
+            now.train(run, now.initial_state())
+        monkeypatch.undo()
+    assert len(str(caught.value).splitlines()) == 2
+
+
 @pytest.mark.parametrize("every", [5, 100])
 def test_a_run_says_where_it_went_wrong_and_keeps_the_batch(tmp_path, monkeypatch, every):
     """Both from a checkpoint on, and from the beginning; the reference is the state of the run itself."""
