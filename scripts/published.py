@@ -41,6 +41,7 @@ JSB = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience":
 NOTTINGHAM = {"average": 0.99, "rate": 3e-3, "steps": 3000, "every": 250, "patience": 0}
 ORDER = {"length": 50, "rate": 1e-3, "steps": 10_000, "every": 1000}
 REGULARISED = {"vanishing": 1.0, "vanishing_steps": 1000.0}
+CALM = {"rate": 3e-4, "input_scale": 0.3, "steps": 20_000}
 PLAIN = {"vanishing": 0.0, "vanishing_steps": math.inf}
 GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
 IRNN = {"activation": "relu", "initializer": "identity"}
@@ -68,19 +69,23 @@ ROWS = {
             recipe("order", **ORDER, **REGULARISED),
             recipe("order", **ORDER | REGULARISED | {"rate": 3e-4, "vanishing_steps": 5000.0}),
             recipe("order", **ORDER | REGULARISED | {"rate": 5e-4, "vanishing_steps": 5000.0, "steps": 20_000}),
+            recipe("order", **ORDER | CALM | {"vanishing": 1.0, "vanishing_steps": 5000.0}),
         )),
     "order-50-plain": Reproduction(
         "the same without the regulariser", "-", 0.01, "error_rate", 5,
         (
             recipe("order", **ORDER, **PLAIN),
-            recipe("order", **ORDER | PLAIN | {"rate": 5e-4, "steps": 20_000}),
+            recipe("order", **ORDER | CALM | PLAIN),
         )),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
         (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
     "adding-200": Reproduction(
         "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
-        (recipe("adding", length=200, steps=8000, every=1000, rate=3e-4, on_nan="skip"),)),
+        (
+            recipe("adding", length=200, steps=8000, every=1000, rate=3e-4, on_nan="skip"),
+            recipe("adding", length=200, steps=8000, every=1000, rate=2e-4, warmup=2000, on_nan="skip"),
+        )),
     "adding-200-gru": Reproduction(
         "adding, T = 200, GRU", "-", 0.001, "loss", 3, (recipe("adding", length=200, cell="gru", **GATED),)),
     "shakespeare-elman": Reproduction(
@@ -110,7 +115,7 @@ ROWS = {
         "the same, permuted", "-", None, "error_rate", 3, (recipe("permuted-digits", input_scale=0.1, **IRNN),)),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
-        (recipe("adding", length=600, steps=6000, every=1000, rate=1e-4, on_nan="skip"),)),
+        (recipe("adding", length=600, steps=6000, every=1000, rate=1e-4, warmup=2000, on_nan="skip"),)),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
         (recipe("adding", length=600, cell="gru", **GATED),)),

@@ -70,11 +70,22 @@ def place(record: Record) -> tuple[int, int]:
 
 
 def best_setting(name: str, records: list[Record]) -> int:
-    """Returns the setting with the best validation figure, the mean of its seeds so far."""
-    figures: dict[int, list[float]] = {}
+    """Returns the setting with the best validation figure, the mean of its seeds so far, whose two gradients agree."""
+    of_setting: dict[int, list[Record]] = {}
     for found in records:
-        figures.setdefault(found["setting"], []).append(found[ROWS[name].chosen_by])
-    return min(figures, key=lambda setting: (statistics.mean(figures[setting]), setting))
+        of_setting.setdefault(found["setting"], []).append(found)
+
+    def rank(setting: int) -> tuple[bool, float, int]:
+        runs = of_setting[setting]
+        figure = statistics.mean(found[ROWS[name].chosen_by] for found in runs)
+        return not all(map(agrees, runs)), figure, setting
+
+    return min(of_setting, key=rank)
+
+
+def agrees(record: Record) -> bool:
+    """Returns whether the curves by hand and by autodiff are one."""
+    return record["disagreement"] <= AGREE
 
 
 def next_run(name: str, records: list[Record], seeds: int) -> tuple[int, int] | None:
@@ -90,7 +101,8 @@ def next_run(name: str, records: list[Record], seeds: int) -> tuple[int, int] | 
         return 0, 0
     best = best_setting(name, records)
     untried = [setting for setting in range(len(about.tried)) if (setting, 0) not in done]
-    if untried and not all(about.reached(found[about.figure]) for found in records if found["setting"] == best):
+    good = [about.reached(found[about.figure]) and agrees(found) for found in records if found["setting"] == best]
+    if untried and not all(good):
         return untried[0], 0
     return next(((best, seed) for seed in range(seeds) if (best, seed) not in done), None)
 
@@ -282,7 +294,7 @@ def main() -> None:
     if not done:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(128 + told.signal if told.signal else 0)
-    far = {found["row"] for found in read(options.record) if not found["disagreement"] <= AGREE}
+    far = {found["row"] for found in read(options.record) if not agrees(found)}
     if far:
         sys.exit(f"by hand and by autodiff do not agree in {', '.join(sorted(far))}")
 

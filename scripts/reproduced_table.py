@@ -76,7 +76,7 @@ def table(records: list[Record]) -> str:
 
 def sentence(records: list[Record]) -> str:
     """Says how far the two gradients are apart, what all runs took, and where and when they ran."""
-    apart = max(found["disagreement"] for found in records)
+    apart = max(found["disagreement"] for name, rows in by_row(records).items() for found in chosen(name, rows))
     hours = sum(found["processor_seconds"] for found in records) / 3600
     where = dict.fromkeys(f"{found['processor']}, jax {found['jax']}, {found['date']}" for found in records)
     return (
@@ -91,8 +91,10 @@ def page(records: list[Record]) -> str:
         "# Published figures: what was tried\n",
         "Made by `python scripts/reproduced_table.py` from reproduced.json. A setting is what differs from the\n"
         f"defaults of `jaxrnn train`. At most {published.MOST_TRIED} are tried in a row, with the first seed; the one\n"
-        "with the best figure on the validation part (bold) is run with the others. Minutes are those of one core;\n"
-        "seconds on the clock, of a machine that others used as well, are in reproduced.json.\n",
+        "with the best figure on the validation part (bold) is run with the others, if the losses of its first\n"
+        f"{reproduce.TWIN_STEPS} steps by hand and by autodiff differ by {reproduce.AGREE:g} at most, relatively: in\n"
+        "networks that amplify what rounding leaves they do not. Minutes are those of one core; seconds on the clock,\n"
+        "of a machine that others used as well, are in reproduced.json.\n",
     ]
     for name, of_row in by_row(records).items():
         parts += [f"## {ROWS[name].title}\n", f"{tried(name, of_row)}\n", *why(name, of_row)]
@@ -110,9 +112,10 @@ def tried(name: str, records: list[Record]) -> str:
         validation = ", ".join(show(about, found[about.chosen_by]) for found in runs)
         minutes = statistics.mean(found["processor_seconds"] for found in runs) / 60
         label = f"**{label}**" if setting == best else label
-        body.append((label, validation, value, f"{max(found['steps'] for found in runs):,}", f"{minutes:.1f} min"))
+        steps, apart = max(found["steps"] for found in runs), max(found["disagreement"] for found in runs)
+        body.append((label, validation, value, f"{steps:,}", f"{minutes:.1f} min", f"{apart:.0e}"))
     kind = {"test": "nats per step, test part", "error_rate": "wrong", "loss": "loss"}[about.figure]
-    head = (f"`{name}`, setting", "validation", kind, "steps", "a run")
+    head = (f"`{name}`, setting", "validation", kind, "steps", "a run", "by hand and autodiff differ by")
     return speed_table.table(head, body)
 
 

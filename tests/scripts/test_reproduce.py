@@ -118,8 +118,8 @@ def test_it_ends_after_some_minutes(reproduce, monkeypatch, tmp_path, capsys):
     assert reproduce.read(tmp_path / "reproduced.json") == []
 
 
-def record(setting, seed, loss, test=None):
-    return {"row": "row", "setting": setting, "seed": seed, "loss": loss, "test": test}
+def record(setting, seed, loss, test=None, disagreement=1e-6):
+    return {"row": "row", "setting": setting, "seed": seed, "loss": loss, "test": test, "disagreement": disagreement}
 
 
 def test_settings_are_tried_until_one_is_good_and_the_best_gets_the_other_seeds(reproduce, monkeypatch):
@@ -138,6 +138,9 @@ def test_settings_are_tried_until_one_is_good_and_the_best_gets_the_other_seeds(
     good = [record(0, 0, loss=0.5, test=0.5), record(0, 1, loss=1.5, test=1.5)]
     assert reproduce.next_run("row", good[:1], 2) == (0, 1)
     assert reproduce.next_run("row", good, 2) == (1, 0)
+    wild = [record(0, 0, loss=0.5, test=0.5, disagreement=0.5)]
+    assert reproduce.next_run("row", wild, 2) == (1, 0)
+    assert reproduce.best_setting("row", [*wild, record(1, 0, loss=0.9)]) == 1
 
 
 def about_three(reproduce):
