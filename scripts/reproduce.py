@@ -30,6 +30,7 @@ from typing import Any
 
 import bench
 import jax
+import jax.numpy as jnp
 import numpy as np
 from published import ROWS
 
@@ -44,7 +45,7 @@ from jaxrnn.training.signals import stop_on_signals
 RECORDS = pathlib.Path(__file__).parent / "results" / "reproduced.json"
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
-QUICK_STEPS = 40
+QUICK_STEPS = 20
 SHOWN_STEPS, SHOWN_SEQUENCES = 100, 4  # of the batch whose gradient flow is looked at
 
 Record = dict[str, Any]  # a finished run
@@ -84,8 +85,8 @@ def best_setting(name: str, records: list[Record]) -> int:
 
 
 def agrees(record: Record) -> bool:
-    """Returns whether the curves by hand and by autodiff are one."""
-    return record["disagreement"] <= AGREE
+    """Returns whether the curves by hand and by autodiff are one, if need be in float64."""
+    return record.get("disagreement_float64", record["disagreement"]) <= AGREE
 
 
 def next_run(name: str, records: list[Record], seeds: int) -> tuple[int, int] | None:
@@ -102,7 +103,7 @@ def next_run(name: str, records: list[Record], seeds: int) -> tuple[int, int] | 
     best = best_setting(name, records)
     untried = [setting for setting in range(len(about.tried)) if (setting, 0) not in done]
     good = [about.reached(found[about.figure]) and agrees(found) for found in records if found["setting"] == best]
-    if untried and not all(good):
+    if untried and not (all(good) and about.goal is not None):
         return untried[0], 0
     return next(((best, seed) for seed in range(seeds) if (best, seed) not in done), None)
 
@@ -139,11 +140,14 @@ def run_once(
         if outcome.interrupted:
             return None
         found = {"row": name, "setting": setting, "seed": seed, **figures(now, run, mesh)}
+    found["disagreement"] = disagreement(now)
+    if not agrees(found):
+        with jax.enable_x64(True):
+            found["disagreement_float64"] = disagreement(now, jnp.float64)
     return found | {
         "steps": int(outcome.train.step),
         "seconds": round(run.seconds(), 1),
         "processor_seconds": round(used, 1),
-        "disagreement": disagreement(now),
         "settings": changed(now.settings),
         "jax": jax.__version__,
         "processor": bench.processor(),
@@ -199,18 +203,28 @@ def flow_in_words(now: Experiment, run: Run) -> list[str]:
     return str(diagnosis.diagnose(net, params, inputs, targets, key=key, mask=mask, reset=reset)).splitlines()
 
 
-def disagreement(now: Experiment) -> float:
+def disagreement(now: Experiment, dtype: Any = jnp.float32) -> float:
     """Computes the largest relative difference of the losses of the first 200 steps by hand and by autodiff.
 
-    Of the same training without what autodiff cannot do (the regulariser), from the same start.
+    Of the same training without what autodiff cannot do (the regulariser), from the same start. A network that
+    explodes amplifies what rounding leaves: in float64 (under `jax.enable_x64`) that is less, a wrong gradient is not.
     """
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, tree)
+
     curves = []
     for gradient in ("bptt", "autodiff"):
         settings = dataclasses.replace(now.settings, gradient=gradient, vanishing=0.0, flow=0)
         twin = now._replace(settings=settings, optimizer=experiment.make_optimizer(settings))
         state, step, losses = twin.initial_state(), twin.make_step(), []
+        params = cast(state.params)
+        state = state._replace(
+            params=params, optimizer_state=twin.optimizer.init(params), network_state=cast(state.network_state)
+        )
         for i in range(min(TWIN_STEPS, settings.steps)):
-            state, metrics = step(state, twin.task.batch(i))
+            batch = twin.task.batch(i)
+            state, metrics = step(state, batch._replace(inputs=cast(batch.inputs), targets=cast(batch.targets)))
             losses.append(metrics["loss"])
         curves.append(np.asarray(losses, np.float64))
     return float(np.max(np.abs(curves[0] - curves[1]) / np.abs(curves[1])))
