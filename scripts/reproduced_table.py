@@ -59,7 +59,7 @@ def ours(about: Reproduction, records: list[Record]) -> str:
         return words + (f", {len(values)} seeds" if len(values) > 1 else "")
     good = sum(map(about.reached, values))
     verdict = "reached" if good == len(values) else "not reached"
-    return f"{words}, {verdict}" + (f" by {good} of {len(values)} seeds" if len(values) > 1 else "")
+    return f"{words}, {verdict}" + (f" ({good} of {len(values)} seeds)" if len(values) > 1 else "")
 
 
 def table(records: list[Record]) -> str:
@@ -71,7 +71,9 @@ def table(records: list[Record]) -> str:
         goal = "-" if about.goal is None else show(about, about.goal)
         minutes = statistics.mean(found["processor_seconds"] for found in best) / 60
         body.append((about.title, about.published, goal, ours(about, best), f"{minutes:.1f} min"))
-    return f"{sentence(records)}\n\n{speed_table.table(head, body)}"
+    waiting = [about.title for name, about in ROWS.items() if name not in by_row(records)]
+    left = f"\n\nNot run yet: {'; '.join(waiting)}." if waiting else ""
+    return f"{sentence(records)}\n\n{speed_table.table(head, body)}{left}"
 
 
 def sentence(records: list[Record]) -> str:
