@@ -102,8 +102,8 @@ ROWS = {
             recipe("chorales", hidden=400, dropout=0.05, **NOTTINGHAM | {"steps": 8000, "every": 500}),
         ),
         "Nottingham.mat",
-        "The training loss, with dropout, is no lower than that of validation: less dropout and more steps are next, and"
-        " smaller inputs, as most units are saturated."),
+        "The training loss, with dropout, is no lower than that of validation: less dropout and more steps are next,"
+        " and smaller inputs, as most units are saturated."),
     "nottingham-lstm": Reproduction(
         "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test", 1,
         (recipe("chorales", cell="lstm", hidden=300, dropout=0.2, **NOTTINGHAM),), "Nottingham.mat"),
