@@ -39,7 +39,7 @@ BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
 PASCANU, LE = "Pascanu et al. 2013", "Le et al. 2015"
 JSB = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8, "every": 50}
 NOTTINGHAM = {"average": 0.99, "rate": 3e-3, "steps": 3000, "every": 250, "patience": 0}
-ORDER = {"length": 50, "rate": 1e-3, "steps": 10_000, "every": 1000}
+ORDER = {"length": 50, "input_scale": 1.0, "rate": 1e-3, "steps": 10_000, "every": 1000}
 REGULARISED = {"vanishing": 1.0, "vanishing_steps": 1000.0}
 CALM = {"rate": 3e-4, "input_scale": 0.3, "steps": 20_000}
 PLAIN = {"vanishing": 0.0, "vanishing_steps": math.inf}
@@ -80,7 +80,7 @@ ROWS = {
         remark="The symbols are 25 to 45 steps back, and the gradient does not reach so far."),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
-        (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
+        (recipe("order", length=50, input_scale=1.0, cell="gru", **GATED, **PLAIN),)),
     "adding-200": Reproduction(
         "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
         (
