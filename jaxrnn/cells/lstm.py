@@ -99,16 +99,11 @@ class LSTM(BlockCell):
     def linearize(
         self, operands: BlockOperands, inputs: Array, previous: LSTMState, states: LSTMState, residuals: Array
     ) -> tuple[Array, ...]:
-        """Computes f_t and the factors of dE/dm_t and of a_t in the equations above, [K, *batch, H], H and 4H.
-
-        Each gate's derivative is that of its tanh: (1 - t^2) for g, (1 - t^2)/4 = sigmoid' for the others.
-        """
-        t = residuals
-        i, f, g, o = self._gates(t)
+        """Computes f_t and the factors of dE/dm_t and of a_t in the equations above, [K, *batch, H], H and 4H."""
+        i, f, g, o = self._gates(residuals)
         tanh_m = jnp.tanh(states.m)
-        slopes = (1 - t * t) * self._halves(t)
-        halved = jnp.concatenate([g / 2, previous.m / 2, i, tanh_m / 2], -1)
-        return f, o * (1 - tanh_m * tanh_m), slopes * halved
+        factors = [g * i * (1 - i), previous.m * f * (1 - f), i * (1 - g * g), tanh_m * o * (1 - o)]
+        return f, o * (1 - tanh_m * tanh_m), jnp.concatenate(factors, -1)
 
     def step_adjoint(
         self, operands: BlockOperands, adjoint: LSTMState, local: tuple[Array, ...]
