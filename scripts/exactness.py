@@ -166,17 +166,25 @@ def grouped(rows: list[speed_table.Row]) -> dict[str, dict[str, list[speed_table
 
 
 def table(rows: list[speed_table.Row]) -> str:
-    """Makes the table: the mean of the seeds, the least and the largest."""
+    """Makes the table: a row a method, and for each task the mean of the seeds, the time of an update, and memory."""
+    tasks = {task: found for task, found in grouped(rows).items() if found}
+    head = ["gradient", *(words for task in tasks for words in (f"{task}: {LESSONS[task][1]}", "an update", "memory"))]
     body = []
-    for task, by_method in grouped(rows).items():
-        for method, found in by_method.items():
-            figures = [float(row["figure"]) for row in found]
-            form = "{:.1%}" if task == "order" else "{:.3f}"
-            spread = f" ({form.format(min(figures))} to {form.format(max(figures))})" if len(figures) > 1 else ""
-            ms, MB = summed_up(found, "ms"), summed_up(found, "MB")
-            body.append((task, method, form.format(statistics.mean(figures)) + spread, f"{ms:.2g} ms", f"{MB:.2g} MB"))
-    head = ("task", "gradient", "nats per character, or wrong answers", "an update", "memory")
-    return f"Measured on: {speed_table.origins(rows)}.\n\n{speed_table.table(head, body)}"
+    for method in dict.fromkeys(method for found in tasks.values() for method in found):
+        cells = (in_words(task, found.get(method, [])) for task, found in tasks.items())
+        body.append((method, *(word for words in cells for word in words)))
+    return f"Measured on: {speed_table.origins(rows)}.\n\n{speed_table.table(tuple(head), body)}"
+
+
+def in_words(task: str, rows: list[speed_table.Row]) -> tuple[str, str, str]:
+    """Returns what a method reached at a task, from the least to the largest; its time, and its memory."""
+    if not rows:
+        return "-", "-", "-"
+    form = "{:.1%}" if task == "order" else "{:.3f}"
+    figures = sorted(float(row["figure"]) for row in rows)
+    mean, *ends = map(form.format, (statistics.mean(figures), figures[0], figures[-1]))
+    spread = f" ({' to '.join(ends)})" if len(set(ends)) > 1 else ""
+    return mean + spread, f"{summed_up(rows, 'ms'):.2g} ms", f"{summed_up(rows, 'MB'):.2g} MB"
 
 
 def colour(method: str) -> str:
@@ -192,7 +200,7 @@ def picture(rows: list[speed_table.Row]) -> Figure:
     tasks = {task: found for task, found in grouped(rows).items() if found}
     figure = Figure(figsize=(9.6, 2.9 * len(tasks) + 0.4), layout="constrained")
     for axes, (task, found) in zip(
-        figure.subplots(len(tasks), 3, squeeze=False, sharey=True), tasks.items(), strict=True
+        figure.subplots(len(tasks), 3, squeeze=False, sharey="row"), tasks.items(), strict=True
     ):
         for axis, (column, title) in zip(
             axes, (("figure", LESSONS[task][1]), ("ms", "ms an update"), ("MB", "temporary memory, MB")), strict=True
@@ -200,9 +208,10 @@ def picture(rows: list[speed_table.Row]) -> Figure:
             means = [summed_up(of_method, column) for of_method in found.values()]
             axis.barh(list(found), means, color=[colour(method) for method in found], height=0.7)
             if column == "figure":
-                for method, of_method in found.items():
-                    axis.plot([float(row[column]) for row in of_method], [method] * len(of_method), "k.", markersize=3)
-                axis.set_xlim(0 if task == "order" else 0.97 * min(means), 1.02 * max(means))
+                points = {method: [float(row[column]) for row in of_method] for method, of_method in found.items()}
+                for method, of_method in points.items():
+                    axis.plot(of_method, [method] * len(of_method), "k.", markersize=3)
+                axis.set_xlim(0 if task == "order" else 0.97 * min(means), 1.02 * max(map(max, points.values())))
             axis.set_title(title, fontsize=9)
             axis.tick_params(labelsize=8)
             axis.spines[["top", "right"]].set_visible(False)

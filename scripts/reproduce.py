@@ -1,149 +1,190 @@
-"""What plain and gated recurrent networks can learn: published figures beside what the settings recorded here reach.
+"""What plain and gated recurrent networks can learn: published figures beside what is reached here.
 
-    python scripts/reproduce.py --list                          # the experiments by name
+    python scripts/reproduce.py --list                          # the rows by name
     python scripts/reproduce.py --data FOLDER                   # all of them; FOLDER holds the .mat and .txt files
-    python scripts/reproduce.py order-50 adding-200 --seeds 2   # some
-    python scripts/reproduce.py --quick                         # a taste of all that needs no files, five minutes
+    python scripts/reproduce.py order-50 adding-200             # some
+    python scripts/reproduce.py --data FOLDER --minutes 30      # for half an hour; the next call goes on from there
+    python scripts/reproduce.py --quick                         # a taste of all that needs no files, three minutes
+    python scripts/reproduced_table.py                          # makes the table and the picture in README.md
 
-Every run has a fixed seed and a folder of its own in --out. Stopped at any time, the script goes on from there; what
-is finished is not run again. For each run the first 200 steps are taken once more with `gradient="autodiff"`, and the
-two curves compared. The table is printed, and kept as table.md beside table.png.
+Rows and settings are in published.py. Each setting of a row is tried with the first seed, until one reaches what is to
+be reached; the one with the best validation figure is then run with the other seeds, and where one of these falls
+short, the next setting is tried. Every finished run is added to results/reproduced.json, and is not run again. Stopped
+at any time, the script goes on from there. The first 200 steps of each run are taken once more with
+`gradient="autodiff"`, and the two curves compared; of a row that falls short, `jaxrnn.flow` says how far back its
+gradient reaches.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import json
 import pathlib
 import statistics
-from typing import Any, NamedTuple
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
+import bench
+import jax
 import numpy as np
+from published import ROWS
 
-from jaxrnn.training import experiment
+from jaxrnn.cli import machine
+from jaxrnn.flow import diagnosis
+from jaxrnn.training import disk, experiment
 from jaxrnn.training.experiment import Experiment
 from jaxrnn.training.run_folder import Run
-from jaxrnn.training.settings import Settings, recipe
+from jaxrnn.training.settings import Settings
 from jaxrnn.training.signals import stop_on_signals
 
+RECORDS = pathlib.Path(__file__).parent / "results" / "reproduced.json"
 TWIN_STEPS = 200
 AGREE = 1e-3  # relative, of two float32 curves after up to 200 steps
+QUICK_STEPS = 40
+SHOWN_STEPS, SHOWN_SEQUENCES = 200, 4  # of the batch whose gradient flow is looked at
+
+Record = dict[str, Any]  # a finished run
 
 
-class Reproduction(NamedTuple):
-    """Describes an experiment, and the published figure beside which it stands."""
-
-    title: str
-    published: str  # figures and their sources
-    goal: float  # what is to be reached, in the unit of the figure
-    figure: str  # "test", "loss" or "error_rate", of the parameters with the least validation loss
-    settings: Settings
-    file: str | None = None  # in --data
+def read(path: pathlib.Path) -> list[Record]:
+    """Reads the records of finished runs; none where there is no file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
-BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
-PASCANU, LE = "Pascanu et al. 2013", "Le et al. 2015"
-MUSIC = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8}
-ORDER = {"rate": 1e-3, "vanishing": 1.0, "vanishing_steps": 1000.0, "steps": 10_000, "every": 1000}
-GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
-
-EXPERIMENTS = {
-    "jsb-elman": Reproduction(
-        "JSB chorales, Elman", f"8.71 ({BL}), 8.91 ({BAI})", 8.6, "test",
-        recipe("chorales", hidden=300, **MUSIC), "JSB_Chorales.mat"),
-    "jsb-gru": Reproduction(
-        "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test",
-        recipe("chorales", cell="gru", hidden=200, **MUSIC), "JSB_Chorales.mat"),
-    "nottingham-elman": Reproduction(
-        "Nottingham, Elman", f"4.46 ({BL}), 4.05 ({BAI}), 3.36 ({PASCANU})", 3.4, "test",
-        recipe("chorales", hidden=400, **MUSIC), "Nottingham.mat"),
-    "nottingham-lstm": Reproduction(
-        "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test",
-        recipe("chorales", cell="lstm", hidden=300, **MUSIC), "Nottingham.mat"),
-    "order-50": Reproduction(
-        "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate",
-        recipe("order", length=50, **ORDER)),
-    "order-100": Reproduction(
-        "temporal order, T = 100, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate",
-        recipe("order", length=100, **ORDER)),
-    "order-100-gru": Reproduction(
-        "temporal order, T = 100, GRU", "-", 0.01, "error_rate", recipe("order", length=100, cell="gru", **GATED)),
-    "adding-200": Reproduction(
-        "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", recipe("adding", length=200, steps=8000, every=1000)),
-    "adding-200-gru": Reproduction(
-        "adding, T = 200, GRU", "-", 0.001, "loss", recipe("adding", length=200, cell="gru", **GATED)),
-    "adding-600": Reproduction(
-        "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 0.177, "loss",
-        recipe("adding", length=600, steps=6000, every=1000, rate=3e-4)),
-    "adding-600-gru": Reproduction(
-        "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", recipe("adding", length=600, cell="gru", **GATED)),
-    "copy-100": Reproduction(
-        "copy memory, pause 100, Elman", "-", 0.1733, "loss", recipe("copy", length=100, steps=6000, every=1000)),
-    "copy-1000": Reproduction(
-        "copy memory, pause 1000, GRU", f"0.0197, chance is 0.0204 ({BAI})", 0.0204, "loss",
-        recipe("copy", length=1000, cell="gru", batch=32, **GATED)),
-    "digits": Reproduction(
-        "8 x 8 digits, pixel by pixel, IRNN", "-", 0.1, "error_rate",
-        recipe("digits", activation="relu", initializer="identity", input_scale=0.1)),
-    "permuted-digits": Reproduction(
-        "the same, permuted", "-", 0.1, "error_rate",
-        recipe("permuted-digits", activation="relu", initializer="identity", input_scale=0.1)),
-    "shakespeare-elman": Reproduction(
-        "tiny Shakespeare, Elman", "1.88 (nanoGPT, 3 minutes of a CPU)", 1.55, "loss",
-        recipe("text", hidden=1024, batch=32, chunk=64, steps=6000, every=500), "tiny-shakespeare.txt"),
-    "shakespeare-lstm": Reproduction(
-        "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.47, "loss",
-        recipe("text", cell="lstm", hidden=512, batch=32, chunk=64, steps=5000, every=500), "tiny-shakespeare.txt"),
-}  # fmt: skip
+def add(path: pathlib.Path, record: Record) -> None:
+    """Adds the record of a run, or puts it in the place of the one there is; the file is there whole at any moment."""
+    rows = list(ROWS)
+    kept = {(rows.index(found["row"]), *place(found)): found for found in [*read(path), record]}
+    records = [kept[key] for key in sorted(kept)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    disk.write_whole(path, json.dumps(records, indent=1) + "\n")
 
 
-def settings_of(name: str, seed: int, data: pathlib.Path | None, quick: bool) -> Settings:
+def place(record: Record) -> tuple[int, int]:
+    """Returns the setting and the seed of a record, both of them counted from 0."""
+    return record["setting"], record["seed"]
+
+
+def best_setting(name: str, records: list[Record]) -> int:
+    """Returns the setting with the best validation figure, the mean of its seeds so far."""
+    figures: dict[int, list[float]] = {}
+    for found in records:
+        figures.setdefault(found["setting"], []).append(found[ROWS[name].chosen_by])
+    return min(figures, key=lambda setting: (statistics.mean(figures[setting]), setting))
+
+
+def next_run(name: str, records: list[Record], seeds: int) -> tuple[int, int] | None:
+    """Returns the setting and the seed that a row is to be run with next, or None where it is finished.
+
+    Args:
+        name: of the row.
+        records: the finished runs of the row.
+        seeds: how many to run the best setting with.
+    """
+    about, done = ROWS[name], {place(found) for found in records}
+    if not done:
+        return 0, 0
+    best = best_setting(name, records)
+    untried = [setting for setting in range(len(about.tried)) if (setting, 0) not in done]
+    if untried and not all(about.reached(found[about.figure]) for found in records if found["setting"] == best):
+        return untried[0], 0
+    return next(((best, seed) for seed in range(seeds) if (best, seed) not in done), None)
+
+
+def settings_of(name: str, setting: int, seed: int, options: argparse.Namespace) -> Settings:
     """Returns the settings of one run."""
-    found = EXPERIMENTS[name]
-    settings = dataclasses.replace(found.settings, seed=seed)
-    if found.file is not None:
-        if data is None or not (data / found.file).is_file():
-            raise ValueError(f"{name} needs --data with a folder that holds {found.file}")
-        settings = dataclasses.replace(settings, data=str(data / found.file))
-    if quick:
-        steps = min(settings.steps, 300)
-        settings = dataclasses.replace(settings, steps=steps, every=min(settings.every, steps // 2))
+    about = ROWS[name]
+    settings = dataclasses.replace(about.tried[setting], seed=seed)
+    if about.file is not None:
+        if options.data is None or not (options.data / about.file).is_file():
+            raise ValueError(f"{name} needs --data with a folder that holds {about.file}")
+        settings = dataclasses.replace(settings, data=str(options.data / about.file))
+    if options.quick:
+        settings = dataclasses.replace(settings, steps=QUICK_STEPS, every=QUICK_STEPS)
     return settings
 
 
-def run_once(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains one network, or goes on with it, or reads what came of it."""
-    folder = options.out / f"{name}-{seed}"
-    result = folder / "result.json"
-    if result.is_file():
-        return json.loads(result.read_text())
+def run_once(
+    name: str, setting: int, seed: int, options: argparse.Namespace, stop: Callable[[], bool]
+) -> Record | None:
+    """Trains one network, or goes on with it; returns what came of it, or None where it was told to stop, and saved."""
+    folder = options.out / f"{name}-{setting}-{seed}"
     if (folder / "settings.json").is_file():
         run = Run.open(folder, writing=True)
         now = experiment.reopen(run)
     else:
-        now = experiment.build(settings_of(name, seed, options.data, options.quick))
+        now = experiment.build(settings_of(name, setting, seed, options))
         run = Run.create(folder, experiment.record(now))
-    with run, stop_on_signals() as stop:
-        outcome = now.train(run, now.state_of(run), stop=stop)
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    found = {
-        **figures(now, run),
-        "seconds": run.seconds(),
+    mesh, _ = machine.choose_devices(None, now.settings, now.task.outputs)
+    with run:
+        before = time.process_time()
+        outcome = now._replace(mesh=mesh).train(run, now._replace(mesh=mesh).state_of(run), stop=stop)
+        used = add_seconds(folder / "processor_seconds", time.process_time() - before)
+        if outcome.interrupted:
+            return None
+        found = {"row": name, "setting": setting, "seed": seed, **figures(now, run, mesh)}
+    return found | {
+        "steps": int(outcome.train.step),
+        "seconds": round(run.seconds(), 1),
+        "processor_seconds": round(used, 1),
         "disagreement": disagreement(now),
-        "settings": dataclasses.asdict(now.settings)
-        | {"data": None, "vanishing_steps": str(now.settings.vanishing_steps)},
+        "settings": changed(now.settings),
+        "jax": jax.__version__,
+        "processor": bench.processor(),
+        "date": datetime.date.today().isoformat(),
     }
-    result.write_text(json.dumps(found))
-    return found
 
 
-def figures(now: Experiment, run: Run) -> dict[str, Any]:
-    """Returns the errors of the best parameters."""
-    _, params = experiment.load_best(run)
+def add_seconds(path: pathlib.Path, seconds: float) -> float:
+    """Adds up the seconds of all parts of a run that was stopped."""
+    total = seconds + (float(path.read_text()) if path.exists() else 0.0)
+    path.write_text(f"{total}")
+    return total
+
+
+def changed(settings: Settings) -> dict[str, Any]:
+    """Returns the settings that are not the defaults, without where the data lie."""
+    plain = Settings()
+    found = {name: value for name, value in dataclasses.asdict(settings).items() if value != getattr(plain, name)}
+    return {name: value for name, value in found.items() if name not in ("data", "seed")}
+
+
+def figures(now: Experiment, run: Run, mesh: Any) -> Record:
+    """Returns the errors of the parameters with the least validation loss, and their step."""
+    _, params = experiment.load_best(run, mesh)
     test = now.test(params)
-    return {**now.validate(params)._asdict(), "test": None if test is None else test.loss}
+    found = now.validate(params)._asdict() | {"test": None if test is None else test.loss}
+    return {"best_step": run.best_validation()[0], **found}
+
+
+def explain(name: str, options: argparse.Namespace) -> None:
+    """Adds to the record of a finished row that falls short what its gradient flow is."""
+    about, records = ROWS[name], [found for found in read(options.record) if found["row"] == name]
+    best = best_setting(name, records)
+    short = [found for found in records if found["setting"] == best and not about.reached(found[about.figure])]
+    folder = options.out / f"{name}-{best}-{short[0]['seed']}" if short else options.out
+    if any("flow" in found for found in short) or not (folder / "settings.json").is_file():
+        return
+    run = Run.open(folder)
+    add(options.record, short[0] | {"flow": flow_in_words(experiment.reopen(run), run)})
+
+
+def flow_in_words(now: Experiment, run: Run) -> list[str]:
+    """Returns what the gradient flow of the best parameters on a validation batch is, as `jaxrnn flow` says it."""
+    mesh, _ = machine.choose_devices(None, now.settings, now.task.outputs)
+    net, params = experiment.load_best(run, mesh)
+    batch = next(iter(now.task.validation()))
+    T = None if net.last_step else SHOWN_STEPS
+    inputs, mask, reset = (
+        None if each is None else each[:T, :SHOWN_SEQUENCES] for each in (batch.inputs, batch.mask, batch.reset)
+    )
+    targets = batch.targets[:SHOWN_SEQUENCES] if net.last_step else batch.targets[:T, :SHOWN_SEQUENCES]
+    key = jax.random.key(now.settings.seed)
+    return str(diagnosis.diagnose(net, params, inputs, targets, key=key, mask=mask, reset=reset)).splitlines()
 
 
 def disagreement(now: Experiment) -> float:
@@ -163,91 +204,82 @@ def disagreement(now: Experiment) -> float:
     return float(np.max(np.abs(curves[0] - curves[1]) / np.abs(curves[1])))
 
 
-def line(name: str, results: list[dict[str, Any]]) -> str:
-    """Returns a row of the table."""
-    about = EXPERIMENTS[name]
-    values = [result[about.figure] for result in results]
-    percent = about.figure == "error_rate"
-    show = (lambda value: f"{value:.2%}") if percent else (lambda value: f"{value:.4g}")
-    ours = show(statistics.mean(values))
-    if len(values) > 1:
-        ours += f" ({show(min(values))} to {show(max(values))}, {len(values)} seeds)"
-    verdict = "reached" if statistics.mean(values) <= about.goal else "not reached"
-    minutes = statistics.mean(result["seconds"] for result in results) / 60
-    apart = max(result["disagreement"] for result in results)
-    cells = [about.title, about.published, show(about.goal), f"{ours}: {verdict}", f"{minutes:.1f} min", f"{apart:.0e}"]
-    return "| " + " | ".join(cells) + " |"
+def run_all(names: list[str], options: argparse.Namespace, stop: Callable[[], bool]) -> bool:
+    """Runs what is to be run of some rows, one run of each in turn, and records it; returns whether all is done."""
+    while waiting := [(name, run) for name in names if (run := due(name, options)) is not None]:
+        for name, run in waiting:
+            found = None if stop() else run_once(name, *run, options, stop)
+            if found is None:
+                return False
+            add(options.record, found)
+            print(in_words(found), flush=True)
+    for name in names:
+        if not options.quick and not stop():
+            explain(name, options)
+    return True
 
 
-HEAD = (
-    "| task and network | published | to reach | ours | a run | by hand and by autodiff differ by |\n"
-    + "|---" * 6
-    + "|"
-)
+def due(name: str, options: argparse.Namespace) -> tuple[int, int] | None:
+    """Returns the setting and the seed that a row is to be run with next, for the options given."""
+    seeds = ROWS[name].seeds if options.seeds is None else min(options.seeds, ROWS[name].seeds)
+    records = [found for found in read(options.record) if found["row"] == name]
+    if options.quick:
+        return None if records else (0, 0)
+    return next_run(name, records, seeds)
 
 
-def picture(rows: dict[str, list[dict[str, Any]]]) -> Any:
-    """Draws what was reached against what was to be reached, one bar for each experiment: below one is better."""
-    from matplotlib.figure import Figure
+def in_words(record: Record) -> str:
+    """Returns a line that says what came of a run."""
+    figure = ROWS[record["row"]].figure
+    return (
+        f"{record['row']}, setting {record['setting'] + 1}, seed {record['seed']}: {figure} {record[figure]:.5g} "
+        f"in {record['seconds']:.0f} s; by hand and by autodiff differ by {record['disagreement']:.0e}"
+    )
 
-    figure = Figure(figsize=(9, 0.5 * len(rows) + 1.5), layout="constrained")
-    axes = figure.subplots()
-    for i, (name, results) in enumerate(reversed(rows.items())):
-        about = EXPERIMENTS[name]
-        ratios = [max(result[about.figure], 1e-6) / about.goal for result in results]
-        mean = statistics.mean(ratios)
-        axes.barh(i, mean, color="#33658a" if mean <= 1 else "#d1603d", height=0.6)
-        axes.plot(ratios, [i] * len(ratios), "k.", markersize=4)
-    axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
-    axes.set(yticks=range(len(rows)), yticklabels=[EXPERIMENTS[name].title for name in reversed(rows)], xscale="log")
-    axes.set_xlabel("error against what was to be reached (points: seeds)")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
+
+def arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="run these rows (default: all)")
+    parser.add_argument("--data", type=pathlib.Path, help="take .mat and .txt files from this folder")
+    parser.add_argument("--seeds", type=int, help="run so many seeds at most (default: as many as the row has)")
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes, with all saved")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/reproduce"), help="keep the runs here")
+    parser.add_argument("--record", type=pathlib.Path, help=f"add finished runs to this file (default: {RECORDS.name})")
+    parser.add_argument("--quick", action="store_true", help=f"take {QUICK_STEPS} steps of each; recorded in --out")
+    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in ROWS]
+    if unknown:
+        parser.error(f"there is no row {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    for name in ("seeds", "minutes"):
+        if getattr(options, name) is not None and not getattr(options, name) > 0:
+            parser.error(f"--{name} must be above 0, got {getattr(options, name)}")
+    options.names = options.names or [name for name, about in ROWS.items() if not (options.quick and about.file)]
+    options.record = options.record or (options.out / RECORDS.name if options.quick else RECORDS)
+    return options
 
 
 def main() -> None:
-    """Runs what is asked for; prints, writes and draws the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="run these experiments (default: all)")
-    parser.add_argument(
-        "--data",
-        type=pathlib.Path,
-        help="take JSB_Chorales.mat, Nottingham.mat and tiny-shakespeare.txt from this folder",
-    )
-    parser.add_argument("--seeds", type=int, default=3, help="run each with so many seeds (default: 3)")
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=pathlib.Path("reproduce"), help="keep all runs in this folder"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="take 300 steps of each, one seed, nothing that needs a file"
-    )
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
-    options = parser.parse_args()
-    unknown = [name for name in options.names if name not in EXPERIMENTS]
-    if unknown:
-        parser.error(f"there is no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
-    if options.seeds < 1:
-        parser.error(f"--seeds must be 1 or more, got {options.seeds}")
+    """Runs what is asked for, and says what came of it."""
+    options = arguments()
     if options.list:
-        print("\n".join(f"{name:22}{about.title}" for name, about in EXPERIMENTS.items()))
+        print("\n".join(f"{name:22}{about.title}" for name, about in ROWS.items()))
         return
-    names = options.names or [n for n, about in EXPERIMENTS.items() if not (options.quick and about.file)]
-    rows: dict[str, list[dict[str, Any]]] = {}
-    print(HEAD)
+    machine.keep_the_heap()
+    machine.use_all_cores()
+    end = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     try:
-        for name in names:
-            rows[name] = [run_once(name, seed, options) for seed in range(1 if options.quick else options.seeds)]
-            print(line(name, rows[name]), flush=True)
+        with stop_on_signals() as told:
+            done = run_all(options.names, options, lambda: told() or (end is not None and time.monotonic() > end))
     except ValueError as error:
-        parser.error(str(error))
-    except KeyboardInterrupt:
-        parser.exit(130, "stopped; the same command goes on from here\n")
-    (options.out / "table.md").write_text("\n".join([HEAD, *(line(*row) for row in rows.items())]) + "\n")
-    picture(rows).savefig(options.out / "table.png", dpi=130)
-    print(f"\nThe table and its picture are in {options.out}/")
-    far = [name for name, found in rows.items() if not max(r["disagreement"] for r in found) <= AGREE]
+        sys.exit(f"reproduce.py: {error}")
+    if not done:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + told.signal if told.signal else 0)
+    far = {found["row"] for found in read(options.record) if not found["disagreement"] <= AGREE}
     if far:
-        parser.exit(1, f"by hand and by autodiff do not agree in {', '.join(far)}\n")
+        sys.exit(f"by hand and by autodiff do not agree in {', '.join(sorted(far))}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What all tests share: a compiler that hurries, float64 by request, and a hypothesis profile without surprises."""
 
+import atexit
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 
 def quick_compiler():
@@ -22,12 +25,20 @@ given = os.environ.get("XLA_FLAGS", "").split()
 names = {flag.split("=")[0] for flag in given}
 os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in quick_compiler() if flag.split("=")[0] not in names)])
 
+# What a developer measured with `jaxrnn tune` must decide nothing here; matplotlib keeps its fonts where they were.
+cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+os.environ.setdefault("MPLCONFIGDIR", os.path.join(cache, "matplotlib"))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="jaxrnn-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
 # Under --import-mode=importlib the helper modules beside this file are on no path.
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from jaxrnn.layer import machine  # noqa: E402
 
 # Several devices, for what runs on several; all else runs on the first. Not by the environment, which subprocesses see.
 jax.config.update("jax_num_cpu_devices", 4)
@@ -48,4 +59,12 @@ hypothesis.settings.load_profile("jaxrnn")
 def float64():
     """Switches float64 on for the tests of a module: `pytestmark = pytest.mark.usefixtures("float64")`."""
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_caches():
+    """Lets every machine claim the same caches, so that "auto" cuts time alike on all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "cache_size", lambda: machine.USUAL_CACHE)
         yield

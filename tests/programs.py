@@ -87,6 +87,15 @@ def _closing(lines):
     raise ValueError("the block is not closed")
 
 
+def product_precisions(exported):
+    """Returns how every matrix product of an exported program is to be computed, each way once; "" is the default."""
+    products = re.findall(r"stablehlo\.dot_general .*", exported.mlir_module())
+    asked = (
+        re.search(r"precision = \[(\w+), \w+\]|algorithm = <lhs_precision_type = (\w+)", each) for each in products
+    )
+    return {"".join(filter(None, found.groups())) if found else "" for found in asked}
+
+
 SIZES = {"pred": 1, "bf16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from problems import CELLS, KEY, Problem
-from programs import loop_operations
+from programs import loop_operations, product_precisions
 
 import jaxrnn
 
@@ -94,6 +94,47 @@ VIEWS = {
 def test_every_view_of_flow_has_a_program_for_every_platform(name):
     problem = Problem(jaxrnn.GRU, T=40, fresh=True)
     lower(functools.partial(VIEWS[name], problem.net), *problem.arguments(jnp.float32)[:3])
+
+
+# What `jax.default_matmul_precision` is set to, and what products then ask for: "" is DEFAULT, which is not printed.
+PRECISIONS = {"highest": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "", "TF32_TF32_F32": "tf32"}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_product_has_the_precision_that_is_set(precision):
+    given = DEEP.arguments(jnp.float32)
+    for function in (jaxrnn.value_and_grad(DEEP.net), jax.value_and_grad(DEEP.net.loss)):
+        with jax.default_matmul_precision(precision):
+            exported = lower(function, *given, platforms=("cuda", "tpu"))
+        assert product_precisions(exported) == {PRECISIONS[precision]}
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "whole"])
+def test_no_way_to_a_gradient_has_a_precision_of_its_own(way):
+    with jax.default_matmul_precision("highest"):
+        exported = lower(jaxrnn.value_and_grad(DEEP.net, **WAYS[way]), *DEEP.arguments(jnp.float32))
+    assert product_precisions(exported) == {"HIGHEST"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_precision_that_is_set_within_a_loss_holds_on_the_way_back_too(name):
+    def precise(*arguments):
+        with jax.default_matmul_precision("highest"):
+            return LAYERS[name](*arguments)
+
+    assert product_precisions(lower(*layer(precise))) == {"HIGHEST"}
+
+
+def test_a_precision_around_the_way_back_alone_reaches_the_products_that_it_reaches_under_autodiff():
+    def gradient(params, inputs, way):
+        hidden, pull = jax.vjp(lambda p: jaxrnn.unroll(PLAIN.net.layers[0], p, inputs, gradient=way)[0], params)
+        with jax.default_matmul_precision("highest"):
+            return pull(hidden)
+
+    _, params, inputs = layer(jaxrnn.unroll)
+    for way in ("bptt", "autodiff"):
+        found = lower(functools.partial(gradient, way=way), params, inputs)
+        assert product_precisions(found) == {"", "HIGHEST"}
 
 
 # Operations in the body of the forward loop and of the reverse one, and with mask and reset. On a CPU each costs about

@@ -17,6 +17,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxrnn.cli.group import console
+from jaxrnn.layer.machine import cores
 from jaxrnn.training import devices as training_devices
 from jaxrnn.training.settings import Settings
 
@@ -77,9 +78,8 @@ def use_all_cores() -> None:
     flag = "xla_force_host_platform_device_count"
     if "JAX_NUM_CPU_DEVICES" in os.environ or flag in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # where a caller in Python has started JAX, its devices are what there is
-        jax.config.update("jax_num_cpu_devices", cores)
+        jax.config.update("jax_num_cpu_devices", cores())
 
 
 def join(distributed: bool, coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -232,5 +232,20 @@ def _print_errors(now: experiment.Experiment, run: Run, params: Any) -> None:
     for name, error in errors.items():
         table.add_row(name, *(f"{error * count:.4f}" for count in units.values()))
     console.print(table)
-    if now.task.classes:
-        console.print(f"Wrong answers: {now.validate(params).error_rate:.2%}")
+    wrong = now.validate(params).error_rate if now.task.classes else None
+    if wrong is not None:
+        console.print(f"Wrong answers: {wrong:.2%}")
+    console.print("\n".join(_published(now.task, loss if test is None else test.loss, wrong)))
+
+
+def _published(task: Task, error: float, wrong: float | None) -> list[str]:
+    """Returns lines that say how far away published figures are."""
+    if not task.published:
+        return ["No published figure is known for these data."]
+    lines = []
+    for figure, source, of_wrong in task.published:
+        ours, unit = (wrong or 0.0, "wrong") if of_wrong else (error, task.unit)
+        show = (lambda value: f"{value:.2%}") if of_wrong else (lambda value: f"{value:.4g}")
+        apart = f"{show(abs(ours - figure))} {'above' if ours > figure else 'below'}" if ours != figure else "the same"
+        lines.append(f"Published: {show(figure)} {unit} ({source}); here {show(ours)}, {apart}")
+    return lines

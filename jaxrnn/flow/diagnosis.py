@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +80,7 @@ class Diagnosis(NamedTuple):
 def diagnose(
     net: Network, params: NetworkParams, inputs: Any, targets: Any, *, key: Array, layer: int = -1, **options: Any
 ) -> Diagnosis:
-    """Computes all of `jaxrnn.flow` for a network and a batch; printed, it is a diagnosis in words.
+    """Computes all of `jaxrnn.flow` for a network and a batch, without dropout; printed, it is a diagnosis in words.
 
     Args:
         net, params, inputs, targets: as for `jaxrnn.value_and_grad`, inputs [T, B, ...] with T from 20 to 2,000.
@@ -94,6 +95,7 @@ def diagnose(
     if steps < 20:
         raise ValueError(f"inputs must have 20 steps at least, for a flow to be seen, got {steps}")
     layer = layer_index(net, layer)
+    net = dataclasses.replace(net, dropout=0.0, recurrent_dropout=0.0)
     forward = {name: value for name, value in options.items() if name != "weights"}
     terms = flow.terms(net, params, inputs, targets, **options)
     chosen: dict[str, Any] = {"layer": layer, "lags": min(LAGS, steps)}

@@ -14,9 +14,10 @@ from jax.typing import DTypeLike
 
 from jaxrnn.arguments import batch_shape, entries, is_integer
 from jaxrnn.cells.base import Cell
+from jaxrnn.layer.machine import limits
 from jaxrnn.layer.memory import StepBytes, layer_bytes, nbytes
 from jaxrnn.layer.prepared import Recompute
-from jaxrnn.layer.segments import WHOLE_BYTES, balanced_lengths, nearby_divisor, segment_length
+from jaxrnn.layer.segments import balanced_lengths, nearby_divisor, segment_length
 from jaxrnn.network.network import Network, NetworkParams, network_shapes
 from jaxrnn.printing import in_bytes
 
@@ -92,7 +93,7 @@ def decide(
     T = inputs.shape[0] if steps is None else steps
     if net.bidirectional:
         return _in_groups(net, inputs, dtype, segment, recompute)
-    sizes = _Sizes(net, inputs, dtype, T)
+    sizes = Sizes(net, inputs, dtype, T)
     if memory_budget is None:
         return sizes.plan(recompute, sizes.lengths(segment, recompute))
     plans = [sizes.plan(mode, lengths) for mode, lengths in sizes.choices()]
@@ -105,7 +106,7 @@ def decide(
     return fitting
 
 
-class _Sizes:
+class Sizes:
     """Counts what the steps of some layers, none of them bidirectional, occupy, from shapes alone."""
 
     def __init__(
@@ -133,8 +134,8 @@ class _Sizes:
         """Returns the segments as asked for, or as they come out best."""
         if recompute == "states" and segment == "auto":
             return balanced_lengths(self.steps, self.step.state, self.step.total)
-        whole_bytes = WHOLE_BYTES if recompute == "none" else 0
-        return (segment_length(segment, self.steps, self.rows, self.widest, whole_bytes),)
+        of_device = limits() if recompute == "none" else limits().always_cut
+        return (segment_length(segment, self.steps, self.rows, self.widest, of_device),)
 
     def choices(self) -> Iterator[tuple[Recompute, tuple[int, ...]]]:
         """Yields what a budget chooses from, fastest first."""
@@ -179,7 +180,7 @@ def _in_groups(net: Network, inputs: Array, dtype: DTypeLike, segment: int | str
             groups.append(Group(first, last, (T,), "none"))
             continue
         kept = "gates" if recompute == "states" and last < count else recompute if first < last else "none"
-        groups.append(Group(first, last, _Sizes(net, inputs, dtype, T, first, last).lengths(segment, kept), kept))
+        groups.append(Group(first, last, Sizes(net, inputs, dtype, T, first, last).lengths(segment, kept), kept))
     return Plan(T, recompute, tuple(groups), 0, 0, 0, 0, 2 * T, 0)
 
 

@@ -23,6 +23,7 @@ from jaxrnn.arguments import check_positive, check_scale, entries
 from jaxrnn.cells.base import Deltas, State
 from jaxrnn.gradients.plan import Group, Plan, decide
 from jaxrnn.gradients.whole import Lags, Outcome, back, whole
+from jaxrnn.layer.machine import limits
 from jaxrnn.layer.masking import Adjoint, blank
 from jaxrnn.layer.scan import Residuals
 from jaxrnn.layer.segments import each, join, scan_segments, segment_length, split
@@ -276,7 +277,7 @@ def _take(
 def _readout(setup: Setup, sums: Sums, steps: Steps, residuals: tuple[Residuals, ...]) -> tuple[Sums, Array | None]:
     """Takes readout and loss back over all steps, in segments: a group without layers."""
     top, T, rows = inputs_of(setup.stack, steps, residuals)[-1], steps.shape[0], entries(steps.shape[1:])
-    K = segment_length("auto", T, rows, 2 * rows * setup.net.readout.outputs * top.dtype.itemsize)
+    K = segment_length("auto", T, rows, 2 * rows * setup.net.readout.outputs * top.dtype.itemsize, limits())
     alone = Group(len(setup.net.layers), len(setup.net.layers), (K,), "none")
     sums, (_, g) = back(setup, alone, split((), T, K), sums, steps._replace(below=top))
     return sums, g

@@ -190,7 +190,8 @@ def value_and_grad(
 
     Args:
         net: the network.
-        segment: K >= 1, or "auto" for the length that fits the cache; no result depends on it but for rounding.
+        segment: K >= 1, or "auto" for the length that fits the caches of the machine, or is fastest by what the command
+            `jaxrnn tune` measured there; no result depends on it but for rounding.
         recompute: what the reverse pass computes again instead of keeping it. "none" (or False): nothing. "gates": what
             gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
             one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
@@ -208,7 +209,9 @@ def value_and_grad(
             `jaxrnn.tune` tries it.
         compute_dtype: what states and products are held in, say `jnp.bfloat16`; by default what parameters and inputs
             promote to. Parameters keep their dtype and so do their gradients, which are summed, like the loss, in
-            float32 at least.
+            float32 at least. How accelerators multiply float32 is JAX's to say, `jax.default_matmul_precision`, which
+            every product here follows, forward and back. By default JAX takes the fastest: TF32 on GPUs that have it,
+            one bfloat16 pass on TPUs; "highest" is float32 on GPUs and six passes on TPUs (`jax.lax.Precision`).
         return_state: whether to return the final state as well.
         return_lags: for a `Window`, whether to return how many lags were used, the size of the last against lag 0, and
             a bound for what was left out of any entry of dE/dW and dE/db, under the condition that further lags shrink
@@ -281,6 +284,9 @@ def plan(
     compute_dtype: DTypeLike | None = None,
 ) -> Plan:
     """Says what `jaxrnn.value_and_grad` with these options would do, without computing anything. Print it to read it.
+
+    Where "auto" cuts depends on the default device, so this starts JAX, as a first array does: of several processes,
+    each calls `jax.distributed.initialize` before.
 
     Args:
         net: the network.

@@ -18,7 +18,7 @@ from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
 from jaxrnn.layer.bptt import reverse_segment
 from jaxrnn.layer.forward_mode import reverse_mode_only
 from jaxrnn.layer.masking import Adjoint, Flags, enter, leave
-from jaxrnn.layer.prepared import Backward, PreparedCell, ScanOptions, check_backward
+from jaxrnn.layer.prepared import Backward, PreparedCell, ScanOptions, check_backward, current_precision
 from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.sharding import layer_spec, vary_alike, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, check_call, prepare_call
@@ -112,7 +112,8 @@ def deer(
     def run(params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
         call = check_call(cell, params, call, compute_dtype)
         enough = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps)) if tolerance is None else tolerance
-        options = NewtonOptions(diagonal, damping, enough, iterations, ScanOptions(backward=backward))
+        scan = ScanOptions(backward=backward, precision=current_precision())
+        options = NewtonOptions(diagonal, damping, enough, iterations, scan)
         params, call = vary_alike((params, call))
         params, xs, before, first = reverse_mode_only((params, call.inputs, call.state, call.initial))
         return _deer(cell, options, params, call._replace(inputs=xs, state=before, initial=first))
@@ -139,9 +140,10 @@ def _backward(
 ) -> tuple[Params, LayerCall]:
     params, call, states = kept
     g, last, _ = cotangents
-    layer = prepare_call(cell, options.scan, params, call)
     adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
-    found = reverse_segment(layer, call.inputs, call.flags, g, Residuals(call.state, states, None), adjoint)
+    with options.scan.same_precision():
+        layer = prepare_call(cell, options.scan, params, call)
+        found = reverse_segment(layer, call.inputs, call.flags, g, Residuals(call.state, states, None), adjoint)
     constant: Any = None  # no gradient reaches mask and reset
     state, initial = found.adjoint
     return cast_like(found.grads, params), LayerCall(found.inputs, state, constant, initial)

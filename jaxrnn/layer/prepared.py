@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 from chex import Array
 from jax.typing import DTypeLike
 
@@ -24,6 +26,14 @@ class ScanOptions(NamedTuple):
     return_adjoints: bool = False  # whether it returns what it carries
     clip: float | None = None  # the largest norm that dE/ds_t of one sequence may have
     unroll: int = 1  # how many steps one turn of a compiled loop takes
+    precision: str | None = None  # `jax.default_matmul_precision` of the forward pass
+
+    def same_precision(self) -> AbstractContextManager:
+        """Returns the context for a rule's way back: what the forward pass was in, as autodiff keeps to it.
+
+        JAX takes a rule back after a context that was set within a loss has ended.
+        """
+        return jax.default_matmul_precision(self.precision or current_precision())
 
 
 FORWARD_IN_TIME = ScanOptions()
@@ -61,6 +71,11 @@ def prepare_cell(
     if dropout_mask is not None:
         operands = cell.with_dropout(operands, dropout_mask)
     return PreparedCell(cell, params, operands, initial, options)
+
+
+def current_precision() -> str | None:
+    """Returns what `jax.default_matmul_precision` is set to here."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def as_recompute(value: object) -> Recompute:

@@ -11,6 +11,7 @@ from chex import ArrayTree
 from jax import lax
 
 from jaxrnn.arguments import check_positive
+from jaxrnn.layer.machine import Limits
 
 
 class Segments(NamedTuple):
@@ -62,29 +63,7 @@ def scan_segments(
     return carry, Segments(whole, rest)
 
 
-# Measured on 2 cores with 1 MB of L2 each and 32 MB of L3, float32. A segment is fastest while what its reverse pass
-# touches stays near (T,B,D,H,V = 128,64,128,512,128, 96 MB as a whole: K = 128, 32, 8 take 88, 74, 61 ms); a sequence
-# that fits in L3 gains nothing from being cut (64,32,65,512,65, 22 MB: K = 64, 16, 4 take 13.6, 14.4, 18.3 ms).
-# On Linux, glibc besides maps blocks of 32 MB and more anew at every call.
-CACHE_BYTES = 8 * 2**20
-WHOLE_BYTES = 24 * 2**20
-# What `unroll` is cut to: it keeps what the forward pass leaves of all steps anyway, and who calls it has arrays of
-# that size in cache too. Loss and gradient through `jaxrnn.interop.flax.RNN`, cut to this and as above (python
-# scripts/bench_flax.py, T,B,D,H,V = 100,32,64,128,65, batch first): SimpleCell 6.4 and 7.1 ms, 7.6 and 10.7 MB;
-# GRUCell 19.2 and 19.3 ms, 14.4 and 16.9 MB; LSTMCell 24.0 and 21.9 ms, 16.6 and 18.5 MB (a busy machine, in turns).
-LAYER_BYTES = 4 * 2**20
-# Below this many rows (K B) a segment's weight products spend more on reading and writing gradients than on arithmetic.
-ROWS = 256
-
-
-def segment_length(
-    segment: int | str,
-    steps: int,
-    rows: int,
-    step_bytes: int,
-    whole_bytes: int = WHOLE_BYTES,
-    cache_bytes: int = CACHE_BYTES,
-) -> int:
+def segment_length(segment: int | str, steps: int, rows: int, step_bytes: int, limits: Limits) -> int:
     """Chooses K: what was asked for, or for "auto" the length whose working set fits in cache.
 
     Args:
@@ -92,15 +71,14 @@ def segment_length(
         steps: T.
         rows: B, the size of all batch axes together.
         step_bytes: what one step of the whole batch occupies in the reverse pass, in bytes.
-        whole_bytes: up to where a sequence is left in one piece.
-        cache_bytes: what a segment is to occupy.
+        limits: of the machine, see `jaxrnn.layer.machine`.
     """
     check_segment(segment)
     if not isinstance(segment, str):
         return min(segment, steps)
-    if steps * step_bytes <= whole_bytes:
+    if steps * step_bytes <= limits.whole_bytes:
         return steps
-    K = max(cache_bytes // step_bytes, -(-ROWS // max(rows, 1)), 1)
+    K = max(limits.cache_bytes // step_bytes, -(-limits.rows // max(rows, 1)), 1)
     return nearby_divisor(steps, min(K, steps))
 
 

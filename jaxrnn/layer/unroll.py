@@ -18,6 +18,7 @@ from jaxrnn.layer.batch_major import batch_first, time_first
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
 from jaxrnn.layer.forward_mode import reverse_mode_only
+from jaxrnn.layer.machine import limits
 from jaxrnn.layer.mapped import batch_where_mapped
 from jaxrnn.layer.masking import Adjoint, Flags, backward_flags, blank
 from jaxrnn.layer.memory import layer_bytes
@@ -28,11 +29,11 @@ from jaxrnn.layer.prepared import (
     ScanOptions,
     as_recompute,
     check_backward,
+    current_precision,
     prepare_cell,
 )
 from jaxrnn.layer.scan import Residuals, forward_segment
 from jaxrnn.layer.segments import (
-    LAYER_BYTES,
     Segments,
     balanced_lengths,
     each,
@@ -190,6 +191,7 @@ def unroll_layer(
         return scan_forward(layer, options, params, call)
     params, inputs, state, initial = reverse_mode_only((params, call.inputs, call.state, call.initial))
     call = call._replace(inputs=inputs, state=state, initial=initial)
+    options = options._replace(precision=current_precision())
     return batch_where_mapped(functools.partial(_unroll, layer, options), params, call, BATCH_AXES, _like_outputs)
 
 
@@ -232,8 +234,9 @@ def _unroll_backward(
     params, call, residuals = kept
     g, last = cotangents
     adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
-    layer = prepare_call(cell, options, params, call)
-    (grads, adjoint), dx = backward_layer(layer, call, g, residuals, (zero_grads(params), adjoint))
+    with options.same_precision():
+        layer = prepare_call(cell, options, params, call)
+        (grads, adjoint), dx = backward_layer(layer, call, g, residuals, (zero_grads(params), adjoint))
     constant: Any = None  # no gradient reaches the flags and the dropout mask
     return cast_like(grads, params), LayerCall(dx, adjoint.state, constant, adjoint.initial, constant)
 
@@ -296,4 +299,4 @@ def _segment_length(layer: PreparedCell, call: LayerCall) -> int:
     if recompute == "states":
         return balanced_lengths(steps, sizes.state, sizes.total)[0]
     rows = entries(hidden_of(call.state).shape[:-1])
-    return segment_length("auto", steps, rows, sizes.total, LAYER_BYTES, LAYER_BYTES)
+    return segment_length("auto", steps, rows, sizes.total, limits().of_a_layer)

@@ -37,6 +37,14 @@ class Sequences(NamedTuple):
     fresh: Any = True  # whether the state carried from the batch before is dropped
 
 
+class Published(NamedTuple):
+    """Holds a published error on the same data."""
+
+    figure: float  # in the unit of the task, or the share of wrong answers
+    source: str  # the network, and who reports it
+    wrong: bool = False  # whether it is the share of wrong answers
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task(abc.ABC):
     """Gives sequences to learn from; made from the settings that all tasks share, of which each reads what it needs.
@@ -91,6 +99,11 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def baselines(self) -> dict[str, float]:
         """Returns errors by name that need no network."""
+
+    @property
+    def published(self) -> list[Published]:
+        """Returns errors that are published for the same data, of the test part where there is one: none are known."""
+        return []
 
     @abc.abstractmethod
     def batch(self, step: int) -> Sequences:

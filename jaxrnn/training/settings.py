@@ -105,6 +105,9 @@ class Settings:
 
 
 def recipe(task: str, **changes: Any) -> Settings:
-    """Returns the settings of a task's recipe, some of them changed."""
+    """Returns the settings of a task's recipe, some of them changed; a regulariser goes where nothing can carry it."""
     check_choice("task", task, tuple(TASKS))
-    return Settings(**{"task": task, **TASKS[task].recipe, **changes})
+    suited = dict(TASKS[task].recipe)
+    if changes.get("cell", "elman") != "elman" or changes.get("gradient") == "autodiff":
+        suited.pop("vanishing", None)
+    return Settings(**{"task": task, **suited, **changes})

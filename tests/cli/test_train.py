@@ -2,13 +2,18 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
 from jaxrnn import cli
+from jaxrnn.tasks.adding import Adding
+from jaxrnn.tasks.temporal_order import TemporalOrder
 from jaxrnn.training.experiment import load_best
 from jaxrnn.training.run_folder import Run
+
+train = sys.modules["jaxrnn.cli.train"]  # the room has the command under this name
 
 
 def test_train(trained):
@@ -104,6 +109,19 @@ def test_every_task_is_trained(call, task, tmp_path):
         assert refused.exit_code == 2
         assert "was" in refused.output
         assert "trained on" in refused.output
+    known = "Published: 0.00% wrong (plain network with clipping and a regulariser, Pascanu et al. 2013); here"
+    assert (known if task == "order" else "No published figure is known for these data.") in " ".join(
+        result.output.split()
+    )
+
+
+def test_how_far_a_published_figure_is():
+    task = Adding(4, length=600)
+    assert train._published(task, 0.1765, None) == [
+        "Published: 0.177 mean squared error (plain network, Bai et al. 2018); here 0.1765, 0.0005 below",
+        "Published: 5.3e-05 mean squared error (GRU, Bai et al. 2018); here 0.1765, 0.1764 above",
+    ]
+    assert train._published(TemporalOrder(4), 0.1, 0.0)[0].endswith("here 0.00%, the same")
 
 
 def test_the_gru_that_resets_before_its_product(call, tmp_path):

@@ -12,8 +12,9 @@ from jaxrnn.flow.diagnosis import diagnose, lag_profile
 T, B = 60, 4
 
 
-def found(cell, scale=1.0, **options):
-    net = jaxrnn.Network((cell,), jaxrnn.Readout(cell.hidden, 5), jaxrnn.softmax_cross_entropy)
+def found(cell, scale=1.0, dropout=0.0, **options):
+    readout = jaxrnn.Readout(cell.hidden, 5)
+    net = jaxrnn.Network((cell,), readout, jaxrnn.softmax_cross_entropy, recurrent_dropout=dropout)
     keys = jax.random.split(jax.random.key(0), 4)
     inputs = scale * jax.random.normal(keys[0], (T, B, cell.inputs))
     targets = jax.random.randint(keys[1], (T, B), 0, 5)
@@ -35,6 +36,11 @@ def test_vanishing(vanishing):
     assert "are forgotten" in words
     assert "recurrent_scale=1" in words
     assert "jaxrnn.Window(7)" in words
+
+
+def test_dropout_is_left_out(vanishing):
+    d = found(jaxrnn.Elman(4, 12, recurrent_scale=0.5), 1e-3, dropout=0.5)[1]
+    assert np.array_equal(d.adjoints, vanishing.adjoints)
 
 
 def test_healthy():

@@ -6,6 +6,7 @@ import pytest
 from programs import OPTIMISED
 
 import jaxrnn
+from jaxrnn.layer.machine import Limits
 from jaxrnn.layer.segments import balanced_lengths, nearby_divisor, segment_length
 
 
@@ -33,11 +34,16 @@ def test_a_divisor_is_taken_where_one_is_near(steps, K, expected):
 
 
 def test_a_segment_asked_for_is_cut_to_the_sequence_and_auto_leaves_a_short_one_whole():
-    assert segment_length(5, 3, 1, 8) == 3
-    assert segment_length(2, 3, 1, 8) == 2
-    assert segment_length("auto", 1000, 1, 8) == 1000
-    assert segment_length("auto", 1000, 1, 8, whole_bytes=0) == 1000
-    assert segment_length("auto", 1000, 1000, 2**20) == 8  # 8 MB, what stays in cache
+    limits = Limits(whole_bytes=24 * 2**20, cache_bytes=8 * 2**20, rows=256)
+    assert segment_length(5, 3, 1, 8, limits) == 3
+    assert segment_length(2, 3, 1, 8, limits) == 2
+    assert segment_length("auto", 1000, 1, 8, limits) == 1000
+    assert segment_length("auto", 1000, 1, 8, limits.always_cut) == 1000
+    assert segment_length("auto", 1000, 1000, 2**20, limits) == 8  # 8 MB, what stays in cache
+    assert segment_length("auto", 24, 1000, 2**20, limits) == 24
+    assert segment_length("auto", 24, 1000, 2**20, limits.always_cut) == 8
+    assert segment_length("auto", 24, 1000, 2**20, limits.of_a_layer) == 4
+    assert segment_length("auto", 1024, 4, 2**20, limits) == 64  # 256 rows
 
 
 def test_hidden_states_that_are_kept_and_handed_out_are_held_once():

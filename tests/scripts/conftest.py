@@ -18,6 +18,17 @@ def script(name):
 
 
 @pytest.fixture(scope="session")
+def auto_segment():
+    return script("auto_segment")
+
+
+@pytest.fixture(scope="session")
+def accelerator():
+    pytest.importorskip("matplotlib")
+    return script("accelerator")
+
+
+@pytest.fixture(scope="session")
 def bench_long():
     return script("bench_long")
 
@@ -41,6 +52,16 @@ def speed_table():
 @pytest.fixture(scope="session")
 def onnx_errors():
     return script("onnx_errors")
+
+
+@pytest.fixture(scope="session")
+def bptt_by_hand():
+    return script("bptt_by_hand")
+
+
+@pytest.fixture(scope="session")
+def recursion_picture():
+    return script("recursion_picture")
 
 
 @pytest.fixture

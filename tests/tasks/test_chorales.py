@@ -108,16 +108,26 @@ def test_no_pickle_is_loaded(files):
         chorales.load(path)
 
 
-COLLECTIONS = [("JSB_Chorales.mat", (229, 76, 77), 11.09), ("Nottingham.mat", (694, 173, 170), 10.26)]
+COLLECTIONS = [
+    ("JSB_Chorales.mat", (229, 76, 77), 11.09, (8.71, 8.91, 8.43)),
+    ("Nottingham.mat", (694, 173, 170), 10.26, (4.46, 4.05, 3.36, 3.29)),
+]
 
 
-@pytest.mark.parametrize(("name", "counts", "unigram"), [case for case in COLLECTIONS if (DATA / case[0]).exists()])
-def test_the_collections(name, counts, unigram):
+@pytest.mark.parametrize(
+    ("name", "counts", "unigram", "published"), [case for case in COLLECTIONS if (DATA / case[0]).exists()]
+)
+def test_the_collections(name, counts, unigram, published):
     """As many sequences as published, and the figure of one who knows frequencies only. Skipped without the files."""
     loaded = chorales.load(DATA / name)
     assert tuple(map(len, loaded)) == counts
     task = chorales.Chorales(2, data=str(DATA / name))
     assert round(task.baselines["frequency of each note"], 2) == unigram
+    assert [each.figure for each in task.published] == list(published)
+
+
+def test_of_other_rolls_no_figure_is_published(files):
+    assert chorales.Chorales(2, data=str(files[0] / "rolls.npz")).published == []
 
 
 def test_a_sampled_roll_begins_as_asked_and_goes_on_by_itself(rolls):

@@ -114,6 +114,9 @@ def test_the_task_is_the_text_in_nats(tmp_path):
     assert task.baselines["uniform"] == pytest.approx(np.log(len(task.vocabulary)))
     assert task.folder == "data"
     assert text.NextCharacter(4).folder == "topics"
+    assert text.NextCharacter(4).published == []
+    (tmp_path / "long.txt").write_text("a line\n" * 159_342)  # as many characters as tiny Shakespeare
+    assert [each.figure for each in text.NextCharacter(4, data=str(tmp_path / "long.txt")).published] == [1.88, 1.4697]
     assert "1,584 characters to train on, 176 to validate" in task.describe()[1]
     np.testing.assert_array_equal(task.batch(0).inputs[1:], task.batch(0).targets[:-1])
     pieces = task.excerpt(9, 5, seed=1)

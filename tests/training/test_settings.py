@@ -37,3 +37,10 @@ def test_a_recipe_is_the_settings_that_suit_a_task(name):
     suited = recipe(name, seed=7)
     assert (suited.task, suited.seed) == (name, 7)
     assert {key: getattr(suited, key) for key in TASKS[name].recipe} == TASKS[name].recipe
+
+
+@pytest.mark.parametrize("change", [{"cell": "gru"}, {"gradient": "autodiff"}])
+def test_the_regulariser_of_a_recipe_goes_where_nothing_can_carry_it(change):
+    assert recipe("order").vanishing > 0
+    assert recipe("order", **change).vanishing == 0
+    assert recipe("order", vanishing=0.5, **change).vanishing == 0.5

@@ -1,0 +1,112 @@
+"""The rows of the table of published figures: what was published, what is to be reached, and the settings to try."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from jaxrnn.training.settings import Settings, recipe
+
+MOST_TRIED = 4  # settings of a row
+
+
+class Reproduction(NamedTuple):
+    """Describes a row: a published figure, and the settings that are to come as far.
+
+    A setting is known by its place among those tried: new ones go to the end.
+    """
+
+    title: str
+    published: str  # figures and their sources
+    goal: float | None  # what is to be reached, in the unit of the figure; None only reports
+    figure: str  # "test", "loss" or "error_rate", of the parameters with the least validation loss
+    seeds: int
+    tried: tuple[Settings, ...]
+    file: str | None = None  # in --data
+    remark: str = ""  # why the goal was missed, in a sentence
+
+    @property
+    def chosen_by(self) -> str:
+        """Returns the figure by which a setting is chosen, which is never one of the test part."""
+        return "loss" if self.figure == "test" else self.figure
+
+    def reached(self, value: float) -> bool:
+        """Returns whether a figure is as good as the goal."""
+        return self.goal is None or value <= self.goal
+
+
+BL, BAI = "Boulanger-Lewandowski et al. 2012", "Bai et al. 2018"
+PASCANU, LE = "Pascanu et al. 2013", "Le et al. 2015"
+JSB = {"dropout": 0.3, "average": 0.99, "rate": 2e-3, "steps": 1500, "patience": 8, "every": 50}
+NOTTINGHAM = {"average": 0.99, "rate": 2e-3, "steps": 3000, "every": 250, "patience": 0}
+ORDER = {"length": 50, "rate": 1e-3, "steps": 10_000, "every": 1000}
+REGULARISED = {"vanishing": 1.0, "vanishing_steps": 1000.0}
+PLAIN = {"vanishing": 0.0, "vanishing_steps": math.inf}
+GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
+IRNN = {"activation": "relu", "initializer": "identity"}
+TEXT = {"batch": 32, "chunk": 64, "every": 500}
+
+ROWS = {
+    "jsb-elman": Reproduction(
+        "JSB chorales, Elman", f"8.71 ({BL}), 8.91 ({BAI}), 8.58 (Hessian-free)", 8.5, "test", 3,
+        (
+            recipe("chorales", hidden=300, **JSB),
+            recipe("chorales", hidden=300, **JSB | {"rate": 3e-3, "steps": 3000}),
+            recipe("chorales", hidden=400, **JSB | {"dropout": 0.5, "rate": 3e-3, "steps": 3000}),
+        ),
+        "JSB_Chorales.mat"),
+    "jsb-gru": Reproduction(
+        "JSB chorales, GRU", f"8.43 ({BAI})", 8.43, "test", 3,
+        (
+            recipe("chorales", cell="gru", hidden=200, **JSB),
+            recipe("chorales", cell="gru", hidden=200, **JSB | {"rate": 3e-3, "steps": 3000}),
+        ),
+        "JSB_Chorales.mat"),
+    "order-50": Reproduction(
+        "temporal order, T = 50, Elman, regularised", f"0 % wrong ({PASCANU})", 0.01, "error_rate", 5,
+        (
+            recipe("order", **ORDER, **REGULARISED),
+            recipe("order", **ORDER | REGULARISED | {"rate": 3e-4, "vanishing_steps": 5000.0}),
+        )),
+    "order-50-plain": Reproduction(
+        "the same without the regulariser", "-", None, "error_rate", 5, (recipe("order", **ORDER, **PLAIN),)),
+    "order-50-gru": Reproduction(
+        "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
+        (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
+    "adding-200": Reproduction(
+        "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
+        (recipe("adding", length=200, steps=8000, every=1000),)),
+    "adding-200-gru": Reproduction(
+        "adding, T = 200, GRU", "-", 0.001, "loss", 3, (recipe("adding", length=200, cell="gru", **GATED),)),
+    "shakespeare-elman": Reproduction(
+        "tiny Shakespeare, Elman", "1.88 (nanoGPT, 3 minutes of a CPU)", 1.50, "loss", 1,
+        (recipe("text", hidden=1024, steps=7000, dropout=0.1, **TEXT),), "tiny-shakespeare.txt"),
+    "shakespeare-lstm": Reproduction(
+        "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.4697, "loss", 1,
+        (recipe("text", cell="lstm", hidden=512, steps=5000, dropout=0.1, **TEXT),), "tiny-shakespeare.txt"),
+    "nottingham-elman": Reproduction(
+        "Nottingham, Elman", f"4.46 ({BL}), 4.05 ({BAI}), 3.36 ({PASCANU})", 3.36, "test", 1,
+        (recipe("chorales", hidden=400, dropout=0.2, **NOTTINGHAM),), "Nottingham.mat"),
+    "nottingham-lstm": Reproduction(
+        "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test", 1,
+        (recipe("chorales", cell="lstm", hidden=300, dropout=0.2, **NOTTINGHAM),), "Nottingham.mat"),
+    "copy-100": Reproduction(
+        "copy memory, pause 100, Elman", "-", 0.1732, "loss", 1,
+        (
+            recipe("copy", length=100, input_scale=0.1, steps=6000, every=1000),
+            recipe("copy", length=100, input_scale=0.1, steps=6000, every=1000, **REGULARISED),
+        )),
+    "copy-100-gru": Reproduction(
+        "copy memory, pause 100, GRU", "-", 0.1732, "loss", 1, (recipe("copy", length=100, cell="gru", **GATED),)),
+    "digits": Reproduction(
+        "8 x 8 digits, pixel by pixel, IRNN", "-", None, "error_rate", 3,
+        (recipe("digits", input_scale=0.1, **IRNN),)),
+    "permuted-digits": Reproduction(
+        "the same, permuted", "-", None, "error_rate", 3, (recipe("permuted-digits", input_scale=0.1, **IRNN),)),
+    "adding-600": Reproduction(
+        "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
+        (recipe("adding", length=600, steps=6000, every=1000, rate=3e-4),)),
+    "adding-600-gru": Reproduction(
+        "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
+        (recipe("adding", length=600, cell="gru", **GATED),)),
+}  # fmt: skip
