@@ -55,8 +55,7 @@ def outcome(path, expected):
     try:
         found = interop.load(path)
     except ValueError as error:
-        assert "net.safetensors" in str(error)
-        return "noticed"
+        return "noticed" if "net.safetensors" in str(error) else "lost"
     same = found.keys() == expected.keys()
     return "survived" if same and all(np.array_equal(found[name], expected[name]) for name in found) else "lost"
 

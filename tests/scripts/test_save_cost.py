@@ -1,4 +1,4 @@
-"""The script that times saves: all ways save the same, one checkpoint is left of each, and the table has its columns."""
+"""The script that times saves: all ways save the same, and leave one checkpoint each."""
 
 import jax
 import numpy as np
