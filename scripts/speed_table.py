@@ -134,7 +134,7 @@ def auto_sentence(rows: list[Row]) -> str:
     """Says how far the length that "auto" chooses is from the best one."""
     ratios = [float(row["by caches / best"]) for row in rows]
     tuned = [float(row["tuned / best"]) for row in rows if row["tuned"] == "yes"]
-    after = f", {max(tuned):.2f} at most where `jaxrnn tune` was run before" if tuned else ""
+    after = f", and {max(tuned):.2f} after `jaxrnn tune`" if tuned else ""
     return (
         f"At {len(rows)} shapes, drawn ones among them, the length that is chosen by itself takes "
         f"{statistics.median(ratios):.2f} times the best one's time at the median, {max(ratios):.2f} at most{after}: "

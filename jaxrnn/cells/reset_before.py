@@ -63,14 +63,14 @@ def own_operands(operands: Operands, weight: float) -> Operands:
     return operands._replace(W_rz_T=W_rz.T, W_rz=W_rz, W_n_T=W_n.T, W_n=W_n)
 
 
-def step(operands: Operands, state: Array, projected: tuple[Array, Array]) -> tuple[Array, StepResiduals]:
+def step(operands: Operands, state: Array, projected: Array) -> tuple[Array, StepResiduals]:
     """Computes s_t, and hands on the gates (r_t, z_t) and n_t."""
-    H, (of_gates, of_n) = state.shape[-1], projected
+    H = state.shape[-1]
     seen = scale(state, operands.dropout_mask)
     # sigmoid(z) = (1 + tanh(z/2)) / 2, as in `jaxrnn.cells.gru`
-    gates = 0.5 * jnp.tanh(0.5 * (seen @ operands.W_rz_T + of_gates)) + 0.5
+    gates = 0.5 * jnp.tanh(0.5 * (seen @ operands.W_rz_T + projected[..., : 2 * H])) + 0.5
     r, z = gates[..., :H], gates[..., H:]
-    n = jnp.tanh((r * seen) @ operands.W_n_T + of_n)
+    n = jnp.tanh((r * seen) @ operands.W_n_T + projected[..., 2 * H :])
     return n + z * (state - n), (gates, n)
 
 
