@@ -23,7 +23,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +92,8 @@ def with_sums(checkpoints: Checkpoints) -> Save:
 def turns(state: step.TrainState, folder: pathlib.Path, count: int) -> Iterator[dict[str, float]]:
     """Yields the seconds of each way, save by save, the first way another one every time."""
     checkpoints = Checkpoints(folder / "checkpoints")
-    ways = [("save", with_sums(checkpoints)), ("Orbax", orbax_alone(folder)), ("manager", manager(folder / "manager"))]
+    ways = [("save", with_sums(checkpoints)), ("Orbax", orbax_alone(folder / "orbax"))]
+    ways.append(("manager", manager(folder / "manager")))
     for number in range(1, WARM + count + 1):
         seconds = {}
         for name, save in ways[number % 3 :] + ways[: number % 3]:
@@ -116,6 +116,12 @@ def row(name: str, state: step.TrainState, folder: pathlib.Path, count: int) -> 
     return f"| {' | '.join([name, size, *milliseconds, *ratios])} |"
 
 
+def head() -> str:
+    """Returns the head of the table."""
+    columns = ["state", "bytes", *(f"{way}, ms" for way in WAYS), *(f"save / {way}" for way in WAYS[2:])]
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -124,8 +130,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="3 saves of small states")
     options = parser.parse_args()
     sizes, count = (QUICK, 3) if options.quick else (SIZES, options.saves)
-    heads: list[Any] = ["state", "bytes", *(f"{way}, ms" for way in WAYS), *(f"save / {way}" for way in WAYS[2:])]
-    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    print(head())
     for name, size in sizes.items():
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             print(row(name, train_state(*size), pathlib.Path(folder).resolve(), count), flush=True)

@@ -20,6 +20,7 @@ from jaxrnn.cli.group import console
 from jaxrnn.layer.machine import cores
 from jaxrnn.training import devices as training_devices
 from jaxrnn.training.settings import Settings
+from jaxrnn.training.signals import take_back
 
 # A process that has said nothing for so long is taken for dead, and the others end.
 SILENCE = 30
@@ -103,6 +104,7 @@ def join(distributed: bool, coordinator: str | None, processes: int | None, proc
         jax.distributed.initialize(coordinator, processes, process, heartbeat_timeout_seconds=SILENCE)
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"the processes did not find one another: {error}") from error
+    take_back()  # what XLA tells preemptions by has taken SIGTERM, and a process would not end
     console.quiet = jax.process_index() > 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pathlib
 import types
@@ -22,12 +24,15 @@ DTYPES: dict[str, Any] = {  # as a file of safetensors names them
     **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8},
 }
 
+SUM = "jaxrnn.sha256"  # in the metadata of a file
+
 
 def save(path: str | os.PathLike[str], params: chex.ArrayTree) -> None:
     """Writes a pytree of arrays to a file of safetensors, which other libraries read as well.
 
     Names are paths, such as "layers.0.U" and "readout.V" for the parameters of a `jaxrnn.Network`; the arrays of a dict
-    such as that of `to_torch` keep their names. A None is left out.
+    such as that of `to_torch` keep their names. A None is left out. The file has a sum of all of it, by
+    which `load` tells damage.
 
     Args:
         path: the file; an existing one is overwritten.
@@ -51,7 +56,8 @@ def save(path: str | os.PathLike[str], params: chex.ArrayTree) -> None:
         arrays[name] = as_numpy(f"params {name!r}", leaf)
         if arrays[name].dtype not in known:
             raise TypeError(f"params {name!r} must be {', '.join(map(str, known))}, got dtype {arrays[name].dtype}")
-    pathlib.Path(path).write_bytes(_safetensors().numpy.save(arrays))
+    write = _safetensors().numpy.save
+    pathlib.Path(path).write_bytes(write(arrays, {SUM: _sum(write(arrays))}))
 
 
 def load(path: str | os.PathLike[str], like: chex.ArrayTree | None = None) -> Any:
@@ -66,8 +72,9 @@ def load(path: str | os.PathLike[str], like: chex.ArrayTree | None = None) -> An
         file.
 
     Raises:
-        ValueError: no file, or one that cannot be read; not a file of safetensors, or a dtype that NumPy does not have;
-            with `like`, tensors that are missing, unknown, or of other shapes.
+        ValueError: no file, or one that cannot be read; not a file of safetensors, or a damaged one that `save` wrote,
+            or a dtype that NumPy does not have; with `like`, tensors that are missing, unknown, or of other
+            shapes.
         TypeError: a leaf of `like` without a shape.
         ImportError: safetensors is not installed.
 
@@ -111,17 +118,34 @@ def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"there is no file {str(path)!r}")
     check_memory(f"the content of {str(path)!r}", pathlib.Path(path).stat().st_size)
     try:
-        tensors = dict(safetensors.deserialize(pathlib.Path(path).read_bytes()))
+        content = pathlib.Path(path).read_bytes()
+        tensors = dict(safetensors.deserialize(content))
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except safetensors.SafetensorError as error:
         raise ValueError(f"{str(path)!r} must be a file of safetensors, but cannot be read as one: {error}") from error
+    kept = (_header(content).get("__metadata__") or {}).get(SUM)
+    if kept is not None and kept != _sum(content):
+        raise ValueError(f"{str(path)!r} is damaged: its tensors are not those that were saved")
     for name, tensor in tensors.items():
         if tensor["dtype"] not in DTYPES:
             raise ValueError(f"{name!r} in {str(path)!r} must be {', '.join(DTYPES)}, got dtype {tensor['dtype']}")
         array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
         tensors[name] = array.reshape(tensor["shape"])
     return tensors
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """Returns what a file says of its tensors, whose numbers come after it."""
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+
+
+def _sum(content: bytes) -> str:
+    """Returns the SHA-256 of what a file says of its tensors and of their numbers, its metadata left out."""
+    tensors = {name: tensor for name, tensor in _header(content).items() if name != "__metadata__"}
+    found = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode())
+    found.update(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
+    return found.hexdigest()
 
 
 def _safetensors() -> types.ModuleType:

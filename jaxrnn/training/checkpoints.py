@@ -89,7 +89,8 @@ class Checkpoints:
 
     def _write_state(self, beside: pathlib.Path, train: chex.ArrayTree) -> None:
         orbax = _orbax()
-        # Trained weights are noise: zstd takes 7 % off them, and half of the time of a save (`scripts/save_cost.py`).
+        # Weights are noise: zstd hardly makes them smaller, and takes longer than all sums and syncs ("Orbax" in
+        # `scripts/save_cost.py` compresses).
         with orbax.Checkpointer(orbax.PyTreeCheckpointHandler(use_compression=False)) as writer:
             writer.save(self._state_of(beside), args=orbax.args.PyTreeSave(train))
 

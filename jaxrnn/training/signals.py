@@ -103,6 +103,14 @@ def end_on_signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)  # Python's own handler of Ctrl-C would print a traceback
 
 
+def take_back() -> None:
+    """Sets the handlers of Python again, beneath which a library has set its own."""
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            if (handler := signal.getsignal(number)) is not None:
+                signal.signal(number, handler)
+
+
 def _handle(handler: Callable[[int, Any], None], previous: dict[int, Any]) -> None:
     """Handles the signals that are not ignored, and adds what handled them before."""
     for number in STOPPING:

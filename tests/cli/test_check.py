@@ -13,9 +13,8 @@ from jaxrnn.network.network import Network
 SIZES = ["--hidden", 8, "--inputs", 5, "--outputs", 6, "--steps", 9]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_check_passes(call, dtype):
-    result = call("check", "--dtype", dtype, *SIZES)
+def test_check_passes(call):
+    result = call("check", *SIZES)
     assert result.exit_code == 0, result.output
     assert result.output.count("passed") == 5
 

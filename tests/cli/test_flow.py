@@ -1,6 +1,7 @@
 """`jaxrnn flow`: of a fresh network, of a run."""
 
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -18,7 +19,10 @@ def test_the_flow_of_a_fresh_network(call, tmp_path):
         assert {"terms", "profile", "delta_0", "singular_values"} <= set(arrays)
 
 
-def test_what_a_gru_that_resets_before_is_called(call):
+def test_what_a_gru_that_resets_before_is_called(call, monkeypatch):
+    monkeypatch.setattr("jaxrnn.flow.diagnosis.diagnose", lambda *_, **__: types.SimpleNamespace(layer=0, arrays=dict))
+    page = types.SimpleNamespace(savefig=lambda *_, **__: None)
+    monkeypatch.setattr("jaxrnn.flow.plots.gradient_flow", lambda *_: page)
     result = call("flow", "--init", "--cell", "gru-before", "--hidden", 3, "--steps", 20, "--batch", 1)
     assert "1 x GRU(3, reset before), at initialisation" in result.output
 

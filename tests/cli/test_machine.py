@@ -166,3 +166,18 @@ def test_a_signal_to_one_process_stops_all_and_a_lock_keeps_others_out(tmp_path,
     assert [process.returncode for process in processes] == [143, 143]
     last = max(int(path.name) for path in (folder / "checkpoints").iterdir())
     assert f"Interrupted after step {last}; saved" in out[0]
+
+
+@pytest.mark.slow
+def test_a_signal_before_the_training_ends_a_process_of_several(tmp_path, data):
+    """The library by which they find one another takes SIGTERM for its own."""
+    processes, folder = start(tmp_path / "run", *options(data, steps=1_000_000)), tmp_path / "run"
+    while not (folder / "settings.json").exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    _, err = processes[1].communicate(timeout=30)
+    processes[0].kill()
+    processes[0].communicate()
+    assert processes[1].returncode == 143
+    assert "jaxrnn: ended by SIGTERM; what was saved stands\n" in err

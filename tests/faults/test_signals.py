@@ -150,13 +150,13 @@ with end_on_signals():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_at_any_moment_ends_with_its_code_and_no_traceback(data, tmp_path, table, number):
     """From the import of the command to the pictures at the end, at moments that are drawn."""
-    draw, began = random.Random(int(number)), time.monotonic()
-    whole = [*command(data, tmp_path / "whole", "--every", "20", steps=40)]
-    assert start(whole).wait(timeout=200) == 0
+    draw = random.Random(int(number))
+    process = start_and_import(command(data, tmp_path / "whole", "--every", "20", steps=40))
+    began = time.monotonic()
+    assert process.wait(timeout=200) == 0
     seconds = time.monotonic() - began
     for i in range(20):
-        process = start([*command(data, tmp_path / str(i), "--every", "20", steps=40)])
-        imported(process)
+        process = start_and_import(command(data, tmp_path / str(i), "--every", "20", steps=40))
         time.sleep(draw.uniform(0, seconds))
         process.send_signal(number)
         out, err = process.communicate(timeout=100)
@@ -169,13 +169,15 @@ def test_a_signal_at_any_moment_ends_with_its_code_and_no_traceback(data, tmp_pa
         assert right, told
 
 
-def imported(process):
-    """Waits until a process has handlers of its own; before that, while it imports JAX, Python's stand."""
+def start_and_import(arguments):
+    """Starts the command, and returns it when it handles signals; before that, while it imports JAX, Python does."""
+    process = start(arguments)
     status = pathlib.Path(f"/proc/{process.pid}/status")
     caught = lambda: int(next(line for line in status.read_text().splitlines() if "SigCgt" in line).split()[1], 16)
     while not caught() >> (signal.SIGTERM - 1) & 1:
         assert process.poll() is None
         time.sleep(0.01)
+    return process
 
 
 @pytest.mark.slow
