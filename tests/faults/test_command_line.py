@@ -84,10 +84,13 @@ def place(tmp_path_factory):
     os.mkfifo(folder / "pipe")
     before = os.getcwd()
     os.chdir(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # most of the time goes there
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     end_of(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
     shutil.copytree("kept", "run")  # which commands may overwrite
     yield
     os.chdir(before)
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 def end_of(line):
