@@ -118,11 +118,14 @@ def tried(name: str, records: list[Record]) -> str:
 
 def why(name: str, records: list[Record]) -> list[str]:
     """Says why a goal was missed: a remark, and what the gradient flow of the best setting looks like."""
-    short = [found for found in chosen(name, records) if "flow" in found]
+    about = ROWS[name]
+    short = [found for found in chosen(name, records) if not about.reached(found[about.figure])]
     if not short:
         return []
-    words = [f"To reach: {show(ROWS[name], ROWS[name].goal or 0)}. {ROWS[name].remark}".strip() + "\n"]
-    return [*words, f"`jaxrnn flow`, seed {short[0]['seed']}:\n", "```text", *short[0]["flow"], "```\n"]
+    words = [f"To reach: {show(about, about.goal or 0)}. {about.remark}".strip() + "\n"]
+    for found in [each for each in short if "flow" in each][:1]:
+        words += [f"`jaxrnn flow`, seed {found['seed']}:\n", "```text", *found["flow"], "```\n"]
+    return words
 
 
 def picture(records: list[Record]) -> Figure:

@@ -4,8 +4,8 @@
     python scripts/speed_table.py bench/speed.csv     # takes the new rows over, then draws and writes
     python scripts/speed_table.py                     # only draws and writes
 
-The results are results/speed.csv, peers.csv, random.csv and flax.csv, which bench.py, bench_peers.py, bench_peers.py
---random and bench_flax.py measure.
+The results are results/speed.csv, peers.csv, random.csv, flax.csv and auto_segment.csv, which bench.py, bench_peers.py,
+bench_peers.py --random, bench_flax.py and auto_segment.py measure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = pathlib.Path(__file__).parent
-SPEED, PEERS, FLAX, RANDOM = (HERE / "results" / f"{name}.csv" for name in ("speed", "peers", "flax", "random"))
+RESULTS = HERE / "results"
+SPEED, PEERS, FLAX, RANDOM = (RESULTS / f"{name}.csv" for name in ("speed", "peers", "flax", "random"))
+AUTO = RESULTS / "auto_segment.csv"
 PICTURE, README = HERE / "pictures" / "speed.png", HERE.parent / "README.md"
 SIZES = ("T", "B", "D", "H", "V")
 NAMES = {"elman": "Elman", "gru": "GRU", "gru-before": "GRU (reset before)", "lstm": "LSTM"}
@@ -128,6 +130,18 @@ def random_sentence(rows: list[Row]) -> str:
     return f"{len(rows)} drawn shapes, {'; '.join(said)}. Measured on: {origins(rows)}."
 
 
+def auto_sentence(rows: list[Row]) -> str:
+    """Says how far the length that "auto" chooses is from the best one."""
+    ratios = [float(row["by caches / best"]) for row in rows]
+    tuned = [float(row["tuned / best"]) for row in rows if row["tuned"] == "yes"]
+    after = f", and {max(tuned):.2f} after `jaxrnn tune`" if tuned else ""
+    return (
+        f"At {len(rows)} shapes, drawn ones among them, the length that is chosen by itself takes "
+        f"{statistics.median(ratios):.2f} times the best one's time at the median, {max(ratios):.2f} at most{after}: "
+        f"`python scripts/auto_segment.py --random 3 --seed 1`. Measured on: {origins(rows)}."
+    )
+
+
 def flax_table(rows: list[Row]) -> str:
     """Makes the table of the drop-in for flax: its times, and its memory in that of `nnx.RNN`."""
     head = ("flax cell and T, B, D, H, V", "nnx.RNN", "ours", "ratio", "memory", "ours / value_and_grad")
@@ -193,6 +207,7 @@ def main() -> None:
     text = insert(README.read_text(encoding="utf-8"), "speed", speed_table(rows))
     text = insert(text, "peers", peers_table(read(PEERS)))
     text = insert(text, "random", random_sentence(read(RANDOM)))
+    text = insert(text, "auto", auto_sentence(read(AUTO)))
     README.write_text(insert(text, "flax", flax_table(read(FLAX))), encoding="utf-8")
     print(f"Drawn in {PICTURE}, written into {README}")
 

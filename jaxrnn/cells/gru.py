@@ -141,19 +141,20 @@ class GRU(BlockCell):
         self, params: GRUParams, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas
     ) -> GRUParams:
         """Sums dE/dU, dE/dW, dE/db, dE/dd over the segment, by one matrix product for each kind of delta."""
-        delta_T, delta_n_T = map(columns, deltas)  # [3H, K, *batch], [H, K, *batch]
-        of_inputs = delta_T[: 2 * self.hidden], delta_n_T
+        H, (delta, delta_n) = self.hidden, deltas
         previous = jax.tree.map(lambda states: scale(states, operands.dropout_mask), previous)
+        # Cut first and then laid out: XLA lays a part of the columns out anew for every product that takes it.
+        of_gates, delta_n_T = columns(delta[..., : 2 * H]), columns(delta_n)  # [2H, K, *batch], [H, K, *batch]
         if self.reset == "before":
-            of_states = zip(of_inputs, previous, strict=True)
-            W = jnp.concatenate([sum_of_outer_products(part, states, self.hidden) for part, states in of_states])
+            of_states = (of_gates, previous[0]), (delta_n_T, previous[1])
         else:
-            W = sum_of_outer_products(delta_T, previous, self.hidden)
+            of_states = (of_gates, previous), (columns(delta[..., 2 * H :]), previous)
+        sums, sums_n = sum_of(delta), sum_of(delta_n)
         return GRUParams(
-            U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in of_inputs]),
-            W=W,
-            b=sum_of(self._of_inputs(deltas)) if self.bias else None,
-            d=sum_of(deltas[0][..., 2 * self.hidden :]) if self._has_d else None,
+            U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in (of_gates, delta_n_T)]),
+            W=jnp.concatenate([sum_of_outer_products(part, states, H) for part, states in of_states]),
+            b=jnp.concatenate([sums[: 2 * H], sums_n]) if self.bias else None,
+            d=sums[2 * H :] if self._has_d else None,
         )
 
     def weight_factors(self, operands: Operands, inputs: Array, previous: ArrayTree, deltas: Deltas) -> GRUParams:

@@ -78,9 +78,10 @@ def train(
     Without options: Python's own language reference (0.46 million characters), a minute and a half on two cores. Every
     task has a recipe of its own, and an option given takes its place.
 
-    At the end come the validation figure beside what there is to beat, a learning curve, and what suits the task: a
-    sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a loss or a gradient is not
-    finite it ends with exit code 1 and says where that began; --on-nan skip goes on without such steps.
+    At the end come the validation figure beside what there is to beat, how far published figures are, a learning curve,
+    and what suits the task: a sample of text, a piano roll, examples. All of it stays in the folder of the run. Where a
+    loss or a gradient is not finite it ends with exit code 1 and says where that began; --on-nan skip goes on without
+    such steps.
 
     Ctrl-C, SIGTERM and SIGHUP save after the step under way, and end with exit code 130, 143 or 129; several processes
     save after 25 steps at most, and what is not training ends at once. --resume goes on from there, and from the last

@@ -74,6 +74,9 @@ def data_parallel(
     Where a batch is small, or most of the arithmetic is in one large product (a vocabulary of 10,000), the devices of
     one CPU gain nothing: XLA spreads such a product over all cores by itself.
 
+    In a loop of your own on the devices of a CPU, wait for a loss now and then (`jax.block_until_ready`): where one
+    runs more than 32 computations ahead, XLA may find no thread for the sum, and ends the process.
+
     Args:
         function: what `jaxrnn.value_and_grad` or `jaxrnn.online.value_and_grad` returned.
         mesh: the devices. By default the mesh of `jax.set_mesh` where it has the axis, and else all devices there are.

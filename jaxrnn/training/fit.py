@@ -21,6 +21,10 @@ from jaxrnn.training.processes import largest_of_all
 from jaxrnn.training.step import Step, TrainState, averaged_params, spread_batch, spread_train_state
 
 MOST_SKIPPED = 25  # steps in a row whose gradient was not finite
+# Steps that are dispatched and not done. Without a limit a training on two CPU devices, on two cores, may wait for
+# itself until XLA ends the process ("may be stuck", jaxlib 0.10.2): a call that is 32 computations ahead waits on one
+# of the two threads that the sum over devices needs (xla/pjrt/cpu/cpu_client.cc, max_inflight_computations_semaphore).
+IN_FLIGHT = 4
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -177,6 +181,7 @@ def fit(
         if flow is not None and flow_every and done % flow_every == 0:
             log({"step": done, "flow": flow.tolist()})
         pending.append(metrics)
+        jax.block_until_ready(pending[:-IN_FLIGHT][-1:])
         logs, due = (done == steps or done % often == 0 for often in (log_every, every))
         if logs or due:
             pending = _fetch(train, pending, on_nan)

@@ -12,6 +12,7 @@ LARGEST_PICTURE = 80_000  # bytes
 FLAX = {"nnx.RNN ms": "3.2", "flax.RNN ms": "2.1", "nnx.RNN / flax.RNN": "1.52", "memory": "0.64"}
 FLAX["flax.RNN / value_and_grad"] = "1.18"
 TIMES = {"jaxrnn, all cores ms": "2", "jaxrnn, 1 device ms": "4", "jax.grad ms": "8", "flax nnx ms": "9"}
+AUTO = {"by caches / best": "1.02", "tuned / best": "1.01", "tuned": "yes"}
 TIMES |= {"haiku ms": "12", "torch ms": "6"}
 PNG = b"\x89PNG"
 
@@ -28,6 +29,7 @@ def test_the_readme_has_the_figures_of_the_kept_results(speed_table):
     made = speed_table.insert(made, "peers", speed_table.peers_table(speed_table.read(speed_table.PEERS)))
     made = speed_table.insert(made, "random", speed_table.random_sentence(speed_table.read(speed_table.RANDOM)))
     made = speed_table.insert(made, "flax", speed_table.flax_table(speed_table.read(speed_table.FLAX)))
+    made = speed_table.insert(made, "auto", speed_table.auto_sentence(speed_table.read(speed_table.AUTO)))
     assert made == README, "run: python scripts/speed_table.py"
 
 
@@ -74,25 +76,29 @@ def test_a_table_by_hand(speed_table):
     assert "those in JAX: 2.00 to 2.25 times as fast, geometric mean 2.12." in said
     drawn = [row(H=H) | TIMES | {"floor ms": floor} for H, floor in (("300", "1.6"), ("256", "1"), ("255", "0.1"))]
     assert "256 or more, all cores take 1.25 to 2.00 times the floor. Measured" in speed_table.random_sentence(drawn)
+    said = speed_table.auto_sentence([row() | AUTO, row() | AUTO | {"by caches / best": "1.2", "tuned": "no"}])
+    assert "takes 1.11 times the best one's time at the median, 1.20 at most, and 1.01 after `jaxrnn tune`: `" in said
     last = speed_table.flax_table([row("GRUCell, time") | FLAX]).splitlines()[-1]
     assert last == "| GRUCell, time first: 100, 2, 3, 4, 5 | 3.2 ms | 2.1 ms | 1.52 | 0.64 | 1.18 |"
 
 
 def test_new_rows_take_the_place_of_old_ones(speed_table, tmp_path, monkeypatch, capsys):
-    names = ("speed.csv", "new.csv", "README.md", "peers.csv", "random.csv", "flax.csv")
-    kept, new, readme, peers, drawn, flax = (tmp_path / name for name in names)
+    names = ("speed.csv", "new.csv", "README.md", "peers.csv", "random.csv", "flax.csv", "auto.csv")
+    kept, new, readme, peers, drawn, flax, auto = (tmp_path / name for name in names)
     speed_table.write(kept, [row(T="7"), row(T="8"), row("lstm", T="7")])
     speed_table.write(new, [row(T="8", ratio="3.14") | {"torch ms": "2.5"}, row(T="9")])
     speed_table.write(peers, [row()])
     speed_table.write(flax, [row() | FLAX])
     speed_table.write(drawn, [row() | TIMES])
-    comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "random", "flax"))
+    speed_table.write(auto, [row() | AUTO])
+    comments = (f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in ("speed", "peers", "random", "auto", "flax"))
     readme.write_text("a\n" + "b\n".join(comments) + "c\n")
     places = {
         "SPEED": kept,
         "PEERS": peers,
         "FLAX": flax,
         "RANDOM": drawn,
+        "AUTO": auto,
         "README": readme,
         "PICTURE": tmp_path / "pictures" / "speed.png",
     }

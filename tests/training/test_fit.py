@@ -40,6 +40,14 @@ def test_what_is_logged_and_saved():
     assert run(9, START._replace(step=9))[1:] == ([], [])
 
 
+def test_few_steps_are_in_flight(monkeypatch):
+    """A step is dispatched when all but four of those before it are done."""
+    waited = []
+    monkeypatch.setattr("jaxrnn.training.fit.jax.block_until_ready", lambda metrics: waited.extend(metrics))
+    run(9, log_every=100)
+    assert [float(metrics["loss"]) for metrics in waited] == [1, 2, 3, 4, 5]
+
+
 def test_training_stops_when_nothing_gets_better():
     figures = iter([3.0, 2.0, 2.5, 2.4, 1.0])
     outcome, seen, _ = run(50, every=5, patience=2, validate=lambda params: Metrics(next(figures), 0.5))
