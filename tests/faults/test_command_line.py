@@ -44,14 +44,14 @@ SANE = {  # values that make a run short
 # Of these even small values would be long: a mistake of mine must not look like a hang.
 SHORT = {"train": ["--hidden", "3", "--batch", "2", "--chunk", "8", "--length", "10", "--steps", "2", "--every", "2"]}
 SHORT |= {"check": ["--hidden", "3", "--steps", "3", "--batch", "2"], "flow": ["--hidden", "3", "--steps", "20"]}
-SHORT |= {"sample": ["--length", "3"]}
+SHORT |= {"sample": ["--length", "3"], "tune": ["--forget"]}
 # Processes that wait for one another would wait for minutes, as they should.
 LEFT_OUT = {"distributed", "coordinator", "processes", "process", "help"}
 
 
 def command_line(draw):
     """Draws a command with some of its options, and for each a value that is sane, or strange."""
-    name = draw.choice(["train", "train", "train", "train", "sample", "check", "flow"])
+    name = draw.choice(["train", "train", "train", "train", "sample", "check", "flow", "tune"])
     options = [option for option in cli.main.commands[name].params if option.name not in LEFT_OUT]
     chosen = [option for option in options if draw.random() < 3 / len(options) or option.name == "run"]
     line, odd = [name, *SHORT[name]], draw.choice([0.0, 0.2, 0.6])
@@ -74,7 +74,15 @@ def value_of(draw, option, odd, endless):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def home(tmp_path_factory):
+    """Makes a cache folder of a user, of which `tune` keeps and deletes a file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, home):
     """Makes a folder with things to be named on a command line, a run among them."""
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "text.txt").write_text("she sells sea shells by the sea shore; " * 20)
@@ -84,10 +92,13 @@ def place(tmp_path_factory):
     os.mkfifo(folder / "pipe")
     before = os.getcwd()
     os.chdir(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))  # most of the time goes there
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     end_of(["train", *SHORT["train"], "--data", "text.txt", "--out", "kept"])
     shutil.copytree("kept", "run")  # which commands may overwrite
     yield
     os.chdir(before)
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 def end_of(line):
