@@ -125,9 +125,10 @@ class Objective:
 def value_and_gradient(objective: Error, outputs: Array, targets: Array) -> tuple[Array, Array]:
     """Computes E_t [...] and dE_t/dO_t [..., V] of all steps, by the objective's own gradient or else by `jax.vjp`."""
     if isinstance(objective, Objective) and objective._value_and_gradient is not None:
+        found = objective._value_and_gradient(outputs, targets)  # shapes first
         if is_concrete(targets):
             objective.check_values(targets, outputs.shape[-1])
-        return objective._value_and_gradient(outputs, targets)
+        return found
     errors, pullback = jax.vjp(lambda outputs: objective(outputs, targets), outputs)
     return errors, pullback(jnp.ones_like(errors))[0]
 
