@@ -61,8 +61,7 @@ def by_flax(cell: str, shape: Shape) -> Case:
     import bench_flax
     from flax import nnx
 
-    names = {"elman": "SimpleCell", "gru": "GRUCell", "lstm": "OptimizedLSTMCell"}
-    name = _name_of(cell, names, "flax")
+    name = {"elman": "SimpleCell", "gru": "GRUCell", "lstm": "OptimizedLSTMCell"}[cell]
     net, params = bench_flax.network(name, shape)
     function, arguments = bench_flax.through_flax(nnx.RNN, name, shape, True)
 
@@ -77,11 +76,9 @@ def by_flax(cell: str, shape: Shape) -> Case:
 
 
 def by_cudnn(cell: str, shape: Shape) -> Case:
-    """Takes the LSTM of cuDNN through `jax.experimental.rnn`, on sequences with the batch first, as it wants them."""
-    if cell != "lstm":
-        raise NotImplementedError("jax.experimental.rnn has LSTMs only")
+    """Takes the LSTM of cuDNN, all that `jax.experimental.rnn` has; it wants the batch first."""
     if jax.default_backend() != "gpu" or "cuda" not in jax.devices()[0].client.platform_version:
-        raise NotImplementedError(f"it needs a device with CUDA, and this is {jax.devices()[0].device_kind}")
+        raise RuntimeError(f"it needs a device with CUDA, and this is {jax.devices()[0].device_kind}")
     return cudnn_lstm(shape)
 
 
@@ -114,7 +111,7 @@ def by_torch(cell: str, shape: Shape) -> Case:
     import torch
 
     if not torch.cuda.is_available():
-        raise NotImplementedError("torch finds no device with CUDA")
+        raise RuntimeError("torch finds no device with CUDA")
     return torch_layer(cell, shape, "cuda")
 
 
@@ -122,7 +119,7 @@ def torch_layer(cell: str, shape: Shape, device: str) -> Case:
     """Makes the case of torch's own layer on one of its devices."""
     import torch
 
-    layer = getattr(torch.nn, _name_of(cell, {"elman": "RNN", "gru": "GRU", "lstm": "LSTM"}, "torch"))
+    layer = {"elman": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[cell]
     net, (params, inputs, targets, *_) = bench.problem(cell, shape)
     recurrent, readout = layer(shape.D, shape.H).to(device), torch.nn.Linear(shape.H, shape.V).to(device)
     weights = interop.to_torch(net.layers, jax.device_get(params.layers))
@@ -153,12 +150,6 @@ def _tensor(array: jax.Array) -> Any:
     import torch
 
     return torch.tensor(jax.device_get(array))
-
-
-def _name_of(cell: str, names: dict[str, str], library: str) -> str:
-    if cell not in names:
-        raise NotImplementedError(f"{library} has no layer like {cell}")
-    return names[cell]
 
 
 class Contender(NamedTuple):

@@ -17,15 +17,16 @@ of the same cell, shape, trial, processor and instructions takes the place of th
 What it found on 2 cores with AVX-512, all contenders of a shape in turn (good to some 3 %). Losers at every shape: a
 product for each gate (1.07 to 1.13), units first (1.5 to 1.9), gates kept in bfloat16 (1.06 to 1.31, and not exact),
 factors in the loop (1.05 to 1.75). Losers at most: select (0.99 to 1.33), deltas after the loop (1.01 to 1.25), tanh(m)
-kept (0.99 to 1.10). Won at one shape and lost at another: factors by pieces (0.97 where the sequence is one segment,
-1.04 where it is cut, in turns of two), and unroll (0.92 to 1.05), which `jaxrnn.tune` tries. The second core helps
-large products alone: those in the loops of the first shape take about as long with one. Not among the trials: slices in
-the place of `jnp.split`, which are the same program, and another tanh: that of XLA is a rational function already.
+kept (0.99 to 1.10), factors by pieces (1.01 to 1.08; kept to AVX2 0.94 and 1.08). Won at one shape and lost at another:
+unroll (0.92 to 1.05), which `jaxrnn.tune` tries, and sigmoids for the one tanh (0.93 to 1.08). The second core helps
+large products alone: those in the loops of the first shape take about as long with one (`taskset`). Not among the
+trials: slices in the place of `jnp.split`, which are the same program, and another tanh: that of XLA is a rational
+function already.
 
 One trial won, and is not in the library: outputs of the loops written over inputs that are read (0.95 to 1.01, up to a
-sixth less memory). With one sequence a device, XLA copied the whole array at every step (Elman, T,B,D,H,V =
-1612,2,108,35,32 on two devices: 20 times as long), and what other devices do nobody has seen. The kept figures of
-2026-11-27 are against a library that had it: its rows "in arrays of their own" and "in one array" are the library now.
+sixth less memory). With one sequence on a device XLA copies the whole array at every step, which makes the time
+quadratic in T, and what other devices do nobody has seen. The kept figures of 2026-11-27 are against a library that
+had it: its rows "in arrays of their own" and "in one array" are the library now.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ A run as of `jaxrnn train` goes on in this process: steps, validations, checkpoi
 a folder that is deleted at the end. Every interval prints a row. The first ones compile and fill caches; after a third
 of the rows nothing may be compiled any more, and memory may grow by so many MB at most: else it ends with exit code 1.
 
-Two things grow by design, and count against these MB: the lines of metrics, which a run holds, 50 bytes a step here;
-and what Orbax 0.12 keeps of every save by itself, 25 kB (a loop of nothing but its saves shows it).
+Two things grow by design, and count against these MB: the lines of metrics, which a run holds, and a little that Orbax
+0.12 keeps of every save by itself. For hours, allow more --megabytes, or save less often: --every.
 """
 
 from __future__ import annotations
