@@ -28,16 +28,17 @@ from jaxrnn.gradients import calibrate
 from jaxrnn.gradients.plan import Sizes
 from jaxrnn.layer import machine
 from jaxrnn.layer.machine import Limits
-from jaxrnn.layer.segments import nearby_divisor, segment_length
+from jaxrnn.layer.segments import nearby_divisor
 
 CELLS = ("elman", "gru", "lstm")
+STACK = Shape(70, 24, 48, 160, 90, layers=2)
 AROUND = 8  # times shorter and longer than what is chosen
 FIGURES = ("by caches", "tuned")
 
 
 def shapes(cell: str, random: int, seed: int) -> tuple[Shape, ...]:
-    """Returns the shapes of bench.py for a cell, and so many drawn ones."""
-    usual = bench.SHAPES if cell == "elman" else bench.GATED_SHAPES
+    """Returns the shapes of bench.py for a cell, with a stack among them, and so many drawn ones."""
+    usual = bench.SHAPES if cell == "elman" else (*bench.GATED_SHAPES, STACK)
     return (*usual, *bench_peers.drawn(cell, random, seed))
 
 
@@ -46,7 +47,7 @@ def chosen(net: jaxrnn.Network, inputs: jax.Array) -> list[int]:
     sizes = Sizes(net, inputs, inputs.dtype, inputs.shape[0])
 
     def choose(limits: Limits) -> int:
-        return segment_length("auto", sizes.steps, sizes.rows, sizes.widest, limits)
+        return sizes.lengths("auto", "none", limits)[0]
 
     return [choose(machine.default_limits(jax.default_backend(), machine.cache_size())), choose(machine.limits())]
 

@@ -1,239 +1,19 @@
-"""Steps of an LSTM and a GRU that compute what the library's do, in other ways: what `gated_step.py` tries.
-
-Each is the library's cell with one method changed, or a network's whole loss and gradient.
-"""
+"""What `gated_step.py` tries: other cells, other loops, other options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax import lax
-
-import jaxrnn
-from jaxrnn.cells.affine import affine, affine_input_grads, columns, like_rows, sum_of, sum_of_outer_products
-from jaxrnn.cells.lstm import LSTMParams, LSTMState
-
-
-class _FourProducts(jaxrnn.LSTM):
-    """Multiplies by the W of each gate apart."""
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        z = jnp.concatenate([state.s @ W_T for W_T in jnp.split(operands.W_T, 4, -1)], -1) + projected
-        return after(self, z, state.m)
-
-
-class _Sigmoids(jaxrnn.LSTM):
-    """Takes three sigmoids and a tanh, and keeps the gates in four arrays."""
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        i, f, g, o = jnp.split(state.s @ operands.W_T + projected, 4, -1)
-        i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
-        m = f * state.m + i * g
-        return LSTMState(o * jnp.tanh(m), m), (i, f, g, o)
-
-    def linearize(self, operands: Any, inputs: jax.Array, previous: Any, states: Any, residuals: Any) -> Any:
-        return factors(residuals, previous.m, jnp.tanh(states.m))
-
-
-class _HalvedWeights(jaxrnn.LSTM):
-    """Multiplies U, W, b of the sigmoids by the half that their tanh takes, in the place of z."""
-
-    def prepare(self, params: LSTMParams) -> Any:
-        halves = self._halves(params.b)
-        halved = LSTMParams(params.U * halves[:, None], params.W * halves[:, None], params.b * halves)
-        return super().prepare(halved)._replace(W=params.W)
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        t = jnp.tanh(state.s @ operands.W_T + projected)
-        i, f, g, o = self._gates(t)
-        m = f * state.m + i * g
-        return LSTMState(o * jnp.tanh(m), m), t
-
-
-class _BiasInLoop(jaxrnn.LSTM):
-    """Adds b at every step, and not to U x_t before the loop."""
-
-    def project(self, operands: Any, inputs: jax.Array) -> jax.Array:
-        return affine(operands.U_T, None, inputs)
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        return super().step_with_residuals(operands, state, projected + like_rows(operands.b, projected))
-
-
-class _Bfloat16(jaxrnn.LSTM):
-    """Keeps the gates in bfloat16: half the memory, and not exact."""
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        after, t = super().step_with_residuals(operands, state, projected)
-        return after, t.astype(jnp.bfloat16)
-
-    def linearize(self, operands: Any, inputs: jax.Array, previous: Any, states: Any, residuals: Any) -> Any:
-        return super().linearize(operands, inputs, previous, states, residuals.astype(states.m.dtype))
-
-
-class _TanhKept(jaxrnn.LSTM):
-    """Keeps tanh(m_t) from the forward pass."""
-
-    def step_with_residuals(self, operands: Any, state: LSTMState, projected: jax.Array) -> tuple[LSTMState, Any]:
-        t = jnp.tanh(self._halves(projected) * (state.s @ operands.W_T + projected))
-        i, f, g, o = self._gates(t)
-        m = f * state.m + i * g
-        tanh_m = jnp.tanh(m)
-        return LSTMState(o * tanh_m, m), (t, tanh_m)
-
-    def linearize(self, operands: Any, inputs: jax.Array, previous: Any, states: Any, residuals: Any) -> Any:
-        return factors(self._gates(residuals[0]), previous.m, residuals[1])
-
-
-class _FactorsByPieces(jaxrnn.LSTM):
-    """Makes the factors of each gate apart, then joins them."""
-
-    def linearize(self, operands: Any, inputs: jax.Array, previous: Any, states: Any, residuals: Any) -> Any:
-        return factors(self._gates(residuals), previous.m, jnp.tanh(states.m))
-
-
-class _FactorsInLoop(jaxrnn.LSTM):
-    """Makes the factors of a step within the reverse loop."""
-
-    def linearize(self, operands: Any, inputs: jax.Array, previous: Any, states: Any, residuals: Any) -> Any:
-        return previous.m, states.m, residuals
-
-    def step_adjoint(self, operands: Any, adjoint: Any, local: Any) -> Any:
-        previous_m, m, t = local
-        return super().step_adjoint(operands, adjoint, factors(self._gates(t), previous_m, jnp.tanh(m)))
-
-
-class _Select(jaxrnn.LSTM):
-    """Chooses dE/dm_t or a_t for each gate by its number, in the place of joining four arrays."""
-
-    def step_adjoint(self, operands: Any, adjoint: Any, local: Any) -> Any:
-        f, to_memory, factors = local
-        dm = adjoint.m + adjoint.s * to_memory
-        is_o = jnp.array([False, False, False, True])[:, None]
-        chosen = jnp.where(is_o, adjoint.s[..., None, :], dm[..., None, :])  # [*batch, 4, H]
-        delta = chosen.reshape(factors.shape) * factors
-        return LSTMState(delta @ operands.W, dm * f), delta
-
-
-class _DeltasAfterLoop(jaxrnn.LSTM):
-    """Hands dE/dm_t and a_t out of the reverse loop, and makes the deltas again after it."""
-
-    def step_adjoint(self, operands: Any, adjoint: Any, local: Any) -> Any:
-        before, _ = super().step_adjoint(operands, adjoint, local)
-        return before, (adjoint.m + adjoint.s * local[1], adjoint.s)
-
-    def recurrent_inputs(self, previous: Any, local: Any) -> Any:
-        return previous, local[2]
-
-    def weight_grads(self, params: Any, operands: Any, inputs: jax.Array, previous: Any, deltas: Any) -> Any:
-        (previous, factors), (dm, a) = previous, deltas
-        delta = jnp.concatenate([dm, dm, dm, a], -1) * factors
-        return super().weight_grads(params, operands, inputs, previous, delta)
-
-    def input_grads(self, params: Any, inputs: jax.Array, previous: Any, deltas: Any) -> jax.Array:
-        dm, a = deltas
-        return affine_input_grads(params.U, jnp.concatenate([dm, dm, dm, a], -1) * previous[1])
-
-
-class _InputsAsColumns(jaxrnn.LSTM):
-    """Lays x_t and s_{t-1} out as columns in the place of the deltas, and the gradients back."""
-
-    def weight_grads(self, params: Any, operands: Any, inputs: jax.Array, previous: Any, deltas: Any) -> Any:
-        U_T, W_T = (sum_of_outer_products(columns(each), deltas, 4 * self.hidden) for each in (inputs, previous.s))
-        return LSTMParams(lax.optimization_barrier(U_T).T, lax.optimization_barrier(W_T).T, sum_of(deltas))
-
-
-class _OneWeightProduct(jaxrnn.LSTM):
-    """Takes dE/dU, dE/dW and dE/db by one product with (x_t, s_{t-1}, 1)."""
-
-    def weight_grads(self, params: Any, operands: Any, inputs: jax.Array, previous: Any, deltas: Any) -> Any:
-        seen = jnp.concatenate([inputs, previous.s, jnp.ones_like(inputs[..., :1])], -1)
-        found = sum_of_outer_products(columns(deltas), seen, seen.shape[-1])
-        return LSTMParams(found[:, : self.inputs], found[:, self.inputs : -1], found[:, -1])
-
-
-class _ColumnsThenCut(jaxrnn.GRU):
-    """Lays the deltas out as columns whole, and takes parts of these."""
-
-    def weight_grads(self, params: Any, operands: Any, inputs: jax.Array, previous: Any, deltas: Any) -> Any:
-        delta_T, delta_n_T = map(columns, deltas)
-        parts = delta_T[: 2 * self.hidden], delta_n_T
-        return params._replace(
-            U=jnp.concatenate([sum_of_outer_products(part, inputs, self.inputs) for part in parts]),
-            W=sum_of_outer_products(delta_T, previous, self.hidden),
-            b=sum_of(self._of_inputs(deltas)),
-            d=sum_of(deltas[0][..., 2 * self.hidden :]),
-        )
-
-
-def after(cell: jaxrnn.LSTM, z: jax.Array, m: jax.Array) -> tuple[LSTMState, jax.Array]:
-    """Computes the state after a step, and what it keeps, from z_t and m_{t-1}."""
-    t = jnp.tanh(cell._halves(z) * z)
-    i, f, g, o = cell._gates(t)
-    m = f * m + i * g
-    return LSTMState(o * jnp.tanh(m), m), t
-
-
-def factors(gates: tuple, previous_m: jax.Array, tanh_m: jax.Array) -> tuple[jax.Array, ...]:
-    """Computes f_t and the factors of dE/dm_t and of a_t."""
-    i, f, g, o = gates
-    pieces = [g * i * (1 - i), previous_m * f * (1 - f), i * (1 - g * g), tanh_m * o * (1 - o)]
-    return f, o * (1 - tanh_m * tanh_m), jnp.concatenate(pieces, -1)
-
-
-def units_first(net: jaxrnn.Network) -> Callable:
-    """Returns loss and gradient of an LSTM network whose states are [H, B]: gates are rows, one after the other."""
-
-    def value_and_grad(params: Any, inputs: jax.Array, targets: jax.Array) -> tuple:
-        (U, W, b), (V, c) = params.layers[0], params.readout
-        (_, B, _), H = inputs.shape, W.shape[1]
-        halves = jnp.repeat(jnp.array([0.5, 0.5, 1, 0.5], W.dtype), H)[:, None]
-
-        def gates(t: jax.Array) -> tuple:
-            i, f, g, o = jnp.split(t, 4, -2)
-            return 0.5 * i + 0.5, 0.5 * f + 0.5, g, 0.5 * o + 0.5
-
-        def step(state: Any, z: jax.Array) -> Any:
-            s, m = state
-            t = jnp.tanh(halves * (W @ s + z))
-            i, f, g, o = gates(t)
-            m = f * m + i * g
-            s = o * jnp.tanh(m)
-            return (s, m), (s, m, t)
-
-        zeros = jnp.zeros((H, B), W.dtype)
-        projected = jnp.einsum("gd,tbd->tgb", U, inputs) + b[:, None]
-        s, m, t = lax.scan(step, (zeros, zeros), projected)[1]
-        readout = lambda V, c, s: jnp.mean(net.objective(jnp.einsum("thb,vh->tbv", s, V) + c, targets))  # noqa: E731
-        E, (dV, dc, g_s) = jax.value_and_grad(readout, (0, 1, 2))(V, c, s)
-        before_s, before_m = (jnp.concatenate([zeros[None], states[:-1]]) for states in (s, m))
-        i, f, g, o = gates(t)
-        tanh_m = jnp.tanh(m)
-        pieces = [g * i * (1 - i), before_m * f * (1 - f), i * (1 - g * g), tanh_m * o * (1 - o)]
-
-        def back(adjoint: Any, x: Any) -> Any:
-            (a, dm), (g_s, f, to_memory, factors) = adjoint, x
-            a = a + g_s
-            dm = dm + a * to_memory
-            delta = jnp.concatenate([dm, dm, dm, a]) * factors
-            return (W.T @ delta, dm * f), delta
-
-        xs = g_s, f, o * (1 - tanh_m * tanh_m), jnp.concatenate(pieces, -2)
-        delta = lax.scan(back, (zeros, zeros), xs, reverse=True)[1]
-        dU, dW = jnp.einsum("tgb,tbd->gd", delta, inputs), jnp.einsum("tgb,thb->gh", delta, before_s)
-        layer = LSTMParams(dU, dW, delta.sum((0, 2)))
-        return E, params._replace(layers=(layer,), readout=params.readout._replace(V=dV, c=dc))
-
-    return value_and_grad
+import gated_cells
+import gated_loops
 
 
 class Trial(NamedTuple):
     """Says what is tried: another cell, other options, or another function; or loops that write over their inputs."""
 
     cell: str
+    layers: int = 1
     kind: type | None = None
     unroll: int = 1
     function: Callable | None = None
@@ -243,21 +23,24 @@ class Trial(NamedTuple):
 
 TRIALS = {
     "outputs of scans over inputs": Trial("lstm", in_place=True),
-    "a product for each gate": Trial("lstm", _FourProducts),
-    "units first, [H, B]": Trial("lstm", function=units_first),
-    "three sigmoids and a tanh": Trial("lstm", _Sigmoids),
-    "halves in the weights": Trial("lstm", _HalvedWeights),
-    "b added in the loop": Trial("lstm", _BiasInLoop),
-    "gates kept in bfloat16": Trial("lstm", _Bfloat16, exact=False),
-    "tanh(m) kept": Trial("lstm", _TanhKept),
-    "factors by pieces": Trial("lstm", _FactorsByPieces),
-    "factors in the loop": Trial("lstm", _FactorsInLoop),
-    "select in the place of concatenate": Trial("lstm", _Select),
-    "deltas after the loop": Trial("lstm", _DeltasAfterLoop),
-    "x and s as columns": Trial("lstm", _InputsAsColumns),
-    "one weight product": Trial("lstm", _OneWeightProduct),
+    "a product for each gate": Trial("lstm", kind=gated_cells.FourProducts),
+    "units first, [H, B]": Trial("lstm", function=gated_loops.units_first),
+    "three sigmoids and a tanh": Trial("lstm", kind=gated_cells.Sigmoids),
+    "halves in the weights": Trial("lstm", kind=gated_cells.HalvedWeights),
+    "b added in the loop": Trial("lstm", kind=gated_cells.BiasInLoop),
+    "gates kept in bfloat16": Trial("lstm", kind=gated_cells.Bfloat16, exact=False),
+    "tanh(m) kept": Trial("lstm", kind=gated_cells.TanhKept),
+    "factors by pieces": Trial("lstm", kind=gated_cells.FactorsByPieces),
+    "factors in the loop": Trial("lstm", kind=gated_cells.FactorsInLoop),
+    "select in the place of concatenate": Trial("lstm", kind=gated_cells.Select),
+    "deltas after the loop": Trial("lstm", kind=gated_cells.DeltasAfterLoop),
+    "x and s as columns": Trial("lstm", kind=gated_cells.InputsAsColumns),
+    "one weight product": Trial("lstm", kind=gated_cells.OneWeightProduct),
+    "weight products beside the next loop": Trial("lstm", function=gated_loops.products_beside_loops),
+    "two layers: one loop": Trial("lstm", 2, function=gated_loops.one_loop),
+    "two layers: one loop, one product": Trial("lstm", 2, function=gated_loops.one_product),
     **{f"LSTM, unroll {n}": Trial("lstm", unroll=n) for n in (2, 4, 8)},
     "GRU: outputs of scans over inputs": Trial("gru", in_place=True),
-    "columns, then cut": Trial("gru", _ColumnsThenCut),
+    "columns, then cut": Trial("gru", kind=gated_cells.ColumnsThenCut),
     **{f"GRU, unroll {n}": Trial("gru", unroll=n) for n in (2, 4, 8)},
 }

@@ -110,8 +110,8 @@ ROWS = {
     "copy-100": Reproduction(
         "copy memory, pause 100, Elman", "-", 0.1732, "loss", 1,
         (
-            recipe("copy", length=100, input_scale=0.1, rate=1e-4, steps=6000, every=1000),
-            recipe("copy", length=100, input_scale=0.1, rate=2e-4, steps=6000, every=1000, **REGULARISED),
+            recipe("copy", length=100, hidden=256, input_scale=0.02, rate=1e-3, batch=32, steps=12_000, every=1000),
+            recipe("copy", length=100, hidden=512, input_scale=0.01, rate=5e-4, batch=32, steps=8000, every=1000),
         )),
     "copy-100-gru": Reproduction(
         "copy memory, pause 100, GRU", "-", 0.1732, "loss", 1, (recipe("copy", length=100, cell="gru", **GATED),)),

@@ -86,9 +86,18 @@ def default_limits(backend: str, cache_bytes: int) -> Limits:
     # Measured on 2 cores with 1 MB of L2 each and 32 MB of L3, float32. A segment is fastest while what its reverse
     # pass touches stays near (T,B,D,H,V = 128,64,128,512,128, 96 MB as a whole: K = 128, 32, 8 take 88, 74, 61 ms); a
     # sequence that fits in L3 gains nothing from being cut (64,32,65,512,65, 22 MB: K = 64, 16, 4 take 13.6, 14.4,
-    # 18.3 ms). On Linux, glibc besides maps blocks of 32 MB and more anew at every call.
+    # 18.3 ms).
     cache = min(max(cache_bytes, LEAST_CACHE), MOST_CACHE)
     return Limits(whole_bytes=cache * 3 // 4, cache_bytes=cache // 4)
+
+
+def mapped_anew() -> int:
+    """Returns the size of blocks from which on the C library maps memory anew, page by page, at every call.
+
+    XLA asks for all temporary memory of a program in one block. Where it is not known, it is more than any block has.
+    """
+    glibc = jax.default_backend() == "cpu" and (jax.process_count() > 1 or platform.libc_ver()[0] == "glibc")
+    return 32 * MB if glibc else 2**60
 
 
 def cache_size(folder: pathlib.Path = CACHES) -> int:

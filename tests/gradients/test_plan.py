@@ -8,6 +8,8 @@ from problems import Problem, autodiff
 from programs import compiled_bytes, loops_of
 
 import jaxrnn
+from jaxrnn import gradients
+from jaxrnn.layer import machine
 
 EXACT = 1e-12
 NAMES = {False: "none", True: "states"}  # of what is made anew, where a plan says it by a bool
@@ -126,6 +128,20 @@ def test_the_fastest_that_fits_is_chosen():
     assert [plan.extra_forward for plan in chosen][:3] == [0, 0, 1]
     assert chosen[-1].extra_forward > 1
     assert len(chosen[-1].lengths) > 1
+
+
+@pytest.mark.parametrize(("layers", "steps"), [(1, 70), (2, 14), (3, 14)])
+def test_a_stack_in_one_piece_is_cut_where_memory_would_be_mapped_anew(layers, steps, monkeypatch):
+    cells = (jaxrnn.LSTM(48, 160), *[jaxrnn.LSTM(160, 160)] * (layers - 1))
+    net = jaxrnn.Network(cells, jaxrnn.Readout(160, 90), jaxrnn.softmax_cross_entropy)
+    inputs = jax.ShapeDtypeStruct((70, 24, 48), jnp.float32)
+    monkeypatch.setattr(gradients.plan, "limits", lambda: machine.default_limits("cpu", 32 * machine.MB))
+    monkeypatch.setattr(gradients.plan, "mapped_anew", lambda: 32 * machine.MB)
+    assert jaxrnn.plan(net, inputs).lengths == (steps,)
+    assert jaxrnn.plan(net, inputs, segment=70).lengths == (70,)
+    assert compiled_bytes(net, inputs) < 32 * machine.MB
+    monkeypatch.setattr(gradients.plan, "mapped_anew", lambda: 2**60)
+    assert jaxrnn.plan(net, inputs).lengths == (70,)
 
 
 def test_the_plan_is_a_table_and_what_is_done():

@@ -212,6 +212,15 @@ def test_a_processor_is_named(tmp_path, monkeypatch):
     assert machine.measured_file().name == "a-processor-r-2-ghz-2-cores-32-mb-of-cache.json"
 
 
+@pytest.mark.parametrize(
+    ("backend", "libc", "size"), [("cpu", "glibc", 2**25), ("cpu", "", 2**60), ("gpu", "glibc", 2**60)]
+)
+def test_where_memory_is_mapped_anew(monkeypatch, backend, libc, size):
+    monkeypatch.setattr(machine.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(machine.platform, "libc_ver", lambda: (libc, ""))
+    assert machine.mapped_anew() == size
+
+
 @pytest.mark.parametrize("name", ["whole_bytes", "cache_bytes", "rows"])
 def test_limits_are_ints(name):
     with pytest.raises(ValueError, match=f"{name} must be an int"):
