@@ -14,19 +14,18 @@ The second one has the trials: the same gradient with one thing done another way
 to 1e-12 first, then timed in turns with it. A ratio above 1 is a loser. results/gated_step.csv keeps the figures; a row
 of the same cell, shape, trial, processor and instructions takes the place of the old one.
 
-What it found on 2 cores with AVX-512, all contenders of a shape in turn (good to some 3 %). Losers at every shape: a
-product for each gate (1.07 to 1.13), units first (1.5 to 1.9), gates kept in bfloat16 (1.06 to 1.31, and not exact),
-factors in the loop (1.05 to 1.75). Losers at most: select (0.99 to 1.33), deltas after the loop (1.01 to 1.25), tanh(m)
-kept (0.99 to 1.10), factors by pieces (1.01 to 1.08; kept to AVX2 0.94 and 1.08). Won at one shape and lost at another:
-unroll (0.92 to 1.05), which `jaxrnn.tune` tries, and sigmoids for the one tanh (0.93 to 1.08). The second core helps
-large products alone: those in the loops of the first shape take about as long with one (`taskset`). Not among the
-trials: slices in the place of `jnp.split`, which are the same program, and another tanh: that of XLA is a rational
-function already.
+What it found on 2 cores with AVX-512. Losers at every shape: units first (1.5 to 1.8), gates kept in bfloat16 (1.12 to
+1.34, and not exact), factors in the loop (1.06 to 1.19), select (1.02 to 1.28), weight products beside the next
+segment's loop (1.05 to 1.50: XLA's CPU runtime takes one after the other, and the segments in wait need memory), and
+two layers in one loop with one product (1.6 to 3.2). Losers at most: a product for each gate (0.97 to 1.17), tanh(m)
+kept (1.01 to 1.37), factors by pieces (1.00 to 1.05), deltas after the loop (0.99 to 1.14), two layers in one loop
+(0.98 to 1.36: U s_t of the upper one is no longer one product for a segment), one weight product (1.00 to 1.05). Won
+at one shape and lost at another: unroll (0.89 to 1.18), which `jaxrnn.tune` tries. Not among the trials: slices in the
+place of `jnp.split`, which are the same program, and another tanh: that of XLA is a rational function already.
 
-One trial won, and is not in the library: outputs of the loops written over inputs that are read (0.95 to 1.01, up to a
+One trial wins, and is not in the library: outputs of the loops written over inputs that are read (0.94 to 1.01, up to a
 sixth less memory). With one sequence on a device XLA copies the whole array at every step, which makes the time
-quadratic in T, and what other devices do nobody has seen. The kept figures of 2026-11-27 are against a library that
-had it: its rows "in arrays of their own" and "in one array" are the library now.
+quadratic in T, and what other devices do nobody has seen.
 """
 
 from __future__ import annotations

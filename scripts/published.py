@@ -112,6 +112,7 @@ ROWS = {
         (
             recipe("copy", length=100, hidden=256, input_scale=0.02, rate=1e-3, batch=32, steps=12_000, every=1000),
             recipe("copy", length=100, hidden=512, input_scale=0.01, rate=5e-4, batch=32, steps=8000, every=1000),
+            recipe("copy", length=100, hidden=256, input_scale=0.02, rate=1e-3, batch=32, steps=5000, every=500),
         )),
     "copy-100-gru": Reproduction(
         "copy memory, pause 100, GRU", "-", 0.1732, "loss", 1, (recipe("copy", length=100, cell="gru", **GATED),)),
@@ -127,7 +128,7 @@ ROWS = {
         (recipe("permuted-digits", dropout=0.2, average=0.99), recipe("permuted-digits"))),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
-        (recipe("adding", length=600, steps=6000, every=1000, rate=1e-4, warmup=2000, on_nan="skip"),)),
+        (recipe("adding", length=600, steps=10_000, every=1000, rate=3e-5, warmup=2000, on_nan="skip"),)),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
         (recipe("adding", length=600, cell="gru", **GATED),)),

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -39,6 +40,9 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from jaxrnn.layer import machine  # noqa: E402
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Several devices, for what runs on several; all else runs on the first. Not by the environment, which subprocesses see.
 jax.config.update("jax_num_cpu_devices", 4)
