@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import published
 import reproduce
 import speed_table
+import twin_curves
 from published import ROWS, Reproduction
 from reproduce import Record
 
@@ -53,8 +54,9 @@ def ours(about: Reproduction, records: list[Record]) -> str:
     """Says what came out: the mean, the least and the largest of the seeds, and how many of them reach the goal."""
     values = [found[about.figure] for found in records]
     words = show(about, statistics.mean(values))
-    if len(values) > 1:
-        words += f" ({show(about, min(values))} to {show(about, max(values))})"
+    least, most = show(about, min(values)), show(about, max(values))
+    if least != most:
+        words += f" ({least} to {most})"
     if about.goal is None:
         return words + (f", {len(values)} seeds" if len(values) > 1 else "")
     good = sum(map(about.reached, values))
@@ -79,14 +81,18 @@ def table(records: list[Record]) -> str:
 def sentence(records: list[Record]) -> str:
     """Says how far the two gradients are apart, what all runs took, and where and when they ran."""
     shown = [found for name, of_row in by_row(records).items() for found in chosen(name, of_row)]
-    apart = max((found["disagreement"] for found in shown if "disagreement_float64" not in found), default=0.0)
-    wild = max((found["disagreement_float64"] for found in shown if "disagreement_float64" in found), default=None)
-    further = "" if wild is None else f", those of networks that amplify what rounding leaves by {wild:.0e} in float64"
+    apart = dict.fromkeys(("disagreement", "disagreement_float64", "disagreement_together"), 0.0)
+    for found in shown:
+        measured = [name for name in apart if name in found][-1]
+        apart[measured] = max(apart[measured], found[measured])
+    calm, wild, chaotic = apart.values()
+    further = f", those of networks that amplify what rounding leaves by {wild:.0e} in float64" if wild else ""
+    further += f"; of chaotic ones two steps from the same parameters, by {chaotic:.0e}" if chaotic else ""
     hours = sum(found["processor_seconds"] for found in records) / 3600
     where = dict.fromkeys(f"{found['processor']}, jax {found['jax']}, {found['date']}" for found in records)
     return (
-        f"{len(records)} runs, {hours:.1f} hours of one core in all. In their first {reproduce.TWIN_STEPS} steps the "
-        f"losses by hand and by autodiff differ by {apart:.0e} at most{further}. Measured on: {'; '.join(where)}."
+        f"{len(records)} runs, {hours:.1f} hours of one core in all. In their first {twin_curves.STEPS} steps the "
+        f"losses by hand and by autodiff differ by {calm:.0e} at most{further}. Measured on: {'; '.join(where)}."
     )
 
 
@@ -97,9 +103,10 @@ def page(records: list[Record]) -> str:
         "Made by `python scripts/reproduced_table.py` from reproduced.json. A setting is what differs from the\n"
         f"defaults of `jaxrnn train`. At most {published.MOST_TRIED} are tried in a row, with the first seed; the one\n"
         "with the best figure on the validation part (bold) is run with the others, if the losses of its first\n"
-        f"{reproduce.TWIN_STEPS} steps by hand and by autodiff differ by {reproduce.AGREE:g} at most, relatively: in\n"
-        "float64, where a network amplifies what rounding leaves. Minutes are those of one core; seconds on the\n"
-        "clock, of a machine that others used as well, are in reproduced.json.\n",
+        f"{twin_curves.STEPS} steps by hand and by autodiff differ by {reproduce.AGREE:g} at most, relatively: in\n"
+        "float64, where a network amplifies what rounding leaves; and where the training is chaotic, each step from\n"
+        "the same parameters (together). Minutes are those of one core; seconds on the clock, of a machine that\n"
+        "others used as well, are in reproduced.json.\n",
     ]
     for name, of_row in by_row(records).items():
         parts += [f"## {ROWS[name].title}\n", f"{tried(name, of_row)}\n", *why(name, of_row)]
@@ -118,8 +125,9 @@ def tried(name: str, records: list[Record]) -> str:
         minutes = statistics.mean(found["processor_seconds"] for found in runs) / 60
         label = f"**{label}**" if setting == best else label
         steps, apart = max(found["steps"] for found in runs), f"{max(found['disagreement'] for found in runs):.0e}"
-        if any("disagreement_float64" in found for found in runs):
-            apart += f"; float64: {max(found.get('disagreement_float64', 0.0) for found in runs):.0e}"
+        for name in ("float64", "together"):
+            if any(f"disagreement_{name}" in found for found in runs):
+                apart += f"; {name}: {max(found.get(f'disagreement_{name}', 0.0) for found in runs):.0e}"
         body.append((label, validation, value, f"{steps:,}", f"{minutes:.1f} min", apart))
     kind = {"test": "nats per step, test part", "error_rate": "wrong", "loss": "loss"}[about.figure]
     head = (f"`{name}`, setting", "validation", kind, "steps", "a run", "by hand and autodiff differ by")

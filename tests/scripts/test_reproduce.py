@@ -55,7 +55,7 @@ def folder(reproduce, tmp_path_factory):
     """Returns a folder in which both seeds of one row are finished."""
     folder = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reproduce, "disagreement", lambda *_: 2e-5)
+        patch.setattr(reproduce, "disagreement", lambda *_, **__: 2e-5)
         start(reproduce, "adding", *in_folder(folder))
     return folder
 
@@ -76,7 +76,7 @@ def test_what_is_finished_is_recorded_and_not_run_again(reproduce, folder, monke
 
 
 def test_of_a_goal_that_is_missed_the_flow_is_told(reproduce, monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce, "disagreement", lambda *_: 0.0)
+    monkeypatch.setattr(reproduce, "disagreement", lambda *_, **__: 0.0)
     start(reproduce, "order", *in_folder(tmp_path))
     (found,) = records_of(tmp_path)
     assert found["error_rate"] > 0.01
@@ -94,7 +94,7 @@ def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monke
 
         return train(self, run, state, interrupt, stop)
 
-    monkeypatch.setattr(reproduce, "disagreement", lambda *_: 0.0)
+    monkeypatch.setattr(reproduce, "disagreement", lambda *_, **__: 0.0)
     arguments = "adding", "--seeds", 1, *in_folder(tmp_path)
     monkeypatch.setattr(reproduce.Experiment, "train", interrupted)
     with pytest.raises(SystemExit) as ended:
@@ -110,7 +110,7 @@ def test_a_run_that_was_stopped_reaches_the_same_figure(reproduce, folder, monke
 
 
 def test_it_ends_after_some_minutes(reproduce, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(reproduce, "disagreement", lambda *_: 0.0)
+    monkeypatch.setattr(reproduce, "disagreement", lambda *_, **__: 0.0)
     with pytest.raises(SystemExit) as ended:
         start(reproduce, "adding", "--minutes", 1e-9, *in_folder(tmp_path))
     assert ended.value.code == 0
@@ -141,6 +141,8 @@ def test_settings_are_tried_until_one_is_good_and_the_best_gets_the_other_seeds(
     wild = [record(0, 0, loss=0.5, test=0.5, disagreement=0.5)]
     assert reproduce.next_run("row", wild, 2) == (1, 0)
     assert reproduce.best_setting("row", [*wild, record(1, 0, loss=0.9)]) == 1
+    chaotic = wild[0] | {"disagreement_float64": 0.1, "disagreement_together": 1e-9}
+    assert reproduce.best_setting("row", [chaotic, record(1, 0, loss=0.9)]) == 0
 
 
 def about_three(reproduce):
@@ -155,9 +157,11 @@ def test_the_gradients_agree_unless_the_one_by_hand_is_wrong(reproduce, monkeypa
     assert reproduce.disagreement(now) > 1e-3
     with jax.enable_x64(True):
         assert reproduce.disagreement(now, jnp.float64) > 1e-3
+        assert reproduce.disagreement(now, jnp.float64, together=True) > 1e-3
     monkeypatch.setattr(jaxrnn.Elman, "step_adjoint", right)
     with jax.enable_x64(True):
         assert reproduce.disagreement(now, jnp.float64) < 1e-9
+        assert reproduce.disagreement(now, jnp.float64, together=True) < 1e-9
 
 
 def test_what_differs_is_told(reproduce, folder, tmp_path):
