@@ -45,6 +45,7 @@ REGULARISED = {"vanishing": 1.0, "vanishing_steps": 1000.0}
 CALM = {"rate": 3e-4, "input_scale": 0.3, "steps": 20_000}
 PLAIN = {"vanishing": 0.0, "vanishing_steps": math.inf}
 GATED = {"rate": 3e-3, "steps": 4000, "every": 500}
+COPY = {"cell": "elman", "length": 100, "batch": 32}
 IRNN = {"activation": "relu", "initializer": "identity"}
 TEXT = {"batch": 32, "chunk": 64, "every": 500}
 
@@ -78,7 +79,7 @@ ROWS = {
             recipe("order", **ORDER, **PLAIN),
             recipe("order", **ORDER | CALM | PLAIN),
         ),
-        remark="The symbols are 25 to 45 steps back, and the gradient does not reach so far."),
+        remark="One seed of five stays at chance: there, the gradient does not reach the symbols, 25 to 45 steps back."),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
         (recipe("order", length=50, input_scale=1.0, cell="gru", **GATED, **PLAIN),)),
@@ -102,9 +103,11 @@ ROWS = {
             recipe("chorales", hidden=400, dropout=0.2, **NOTTINGHAM),
             recipe("chorales", hidden=400, dropout=0.05, **NOTTINGHAM | {"steps": 8000, "every": 500}),
             recipe("chorales", hidden=400, dropout=0.1, **NOTTINGHAM | SMALL_INPUTS),
-            recipe("chorales", hidden=300, layers=2, dropout=0.15, **NOTTINGHAM | SMALL_INPUTS),
+            recipe("chorales", hidden=700, dropout=0.05, **NOTTINGHAM | {"steps": 8000, "every": 500}),
         ),
-        "Nottingham.mat"),
+        "Nottingham.mat",
+        "Its loss in training is as high as that of validation: it is the learning that falls short, not the memory."
+        " Less dropout was better each time, and none at all is left to try; wider and slower were worse."),
     "nottingham-lstm": Reproduction(
         "Nottingham, LSTM", f"3.29 ({BAI})", 3.2, "test", 1,
         (
@@ -115,9 +118,9 @@ ROWS = {
     "copy-100": Reproduction(
         "copy memory, pause 100, Elman", "-", 0.1732, "loss", 1,
         (
-            recipe("copy", length=100, hidden=256, input_scale=0.02, rate=1e-3, batch=32, steps=12_000, every=1000),
-            recipe("copy", length=100, hidden=512, input_scale=0.01, rate=5e-4, batch=32, steps=8000, every=1000),
-            recipe("copy", length=100, hidden=256, input_scale=0.02, rate=1e-3, batch=32, steps=5000, every=500),
+            recipe("copy", **COPY, hidden=256, input_scale=0.02, rate=1e-3, steps=12_000, every=1000),
+            recipe("copy", **COPY, hidden=512, input_scale=0.01, rate=5e-4, steps=8000, every=1000),
+            recipe("copy", **COPY, hidden=256, input_scale=0.02, rate=1e-3, steps=5000, every=500),
         )),
     "copy-100-gru": Reproduction(
         "copy memory, pause 100, GRU", "-", 0.1732, "loss", 1, (recipe("copy", length=100, cell="gru", **GATED),)),
@@ -133,7 +136,7 @@ ROWS = {
         (recipe("permuted-digits", dropout=0.2, average=0.99), recipe("permuted-digits"))),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
-        (recipe("adding", length=600, steps=10_000, every=1000, rate=3e-5, warmup=2000, on_nan="skip"),)),
+        (recipe("adding", length=600, steps=15_000, every=1000, rate=1e-5, warmup=2000, on_nan="skip"),)),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
         (recipe("adding", length=600, cell="gru", **GATED),)),

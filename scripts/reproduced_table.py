@@ -125,9 +125,9 @@ def tried(name: str, records: list[Record]) -> str:
         minutes = statistics.mean(found["processor_seconds"] for found in runs) / 60
         label = f"**{label}**" if setting == best else label
         steps, apart = max(found["steps"] for found in runs), f"{max(found['disagreement'] for found in runs):.0e}"
-        for name in ("float64", "together"):
-            if any(f"disagreement_{name}" in found for found in runs):
-                apart += f"; {name}: {max(found.get(f'disagreement_{name}', 0.0) for found in runs):.0e}"
+        for how in ("float64", "together"):
+            if any(f"disagreement_{how}" in found for found in runs):
+                apart += f"; {how}: {max(found.get(f'disagreement_{how}', 0.0) for found in runs):.0e}"
         body.append((label, validation, value, f"{steps:,}", f"{minutes:.1f} min", apart))
     kind = {"test": "nats per step, test part", "error_rate": "wrong", "loss": "loss"}[about.figure]
     head = (f"`{name}`, setting", "validation", kind, "steps", "a run", "by hand and autodiff differ by")
