@@ -79,7 +79,7 @@ ROWS = {
             recipe("order", **ORDER, **PLAIN),
             recipe("order", **ORDER | CALM | PLAIN),
         ),
-        remark="One seed of five stays at chance: there, the gradient does not reach the symbols, 25 to 45 steps back."),
+        remark="One seed of five stays at chance: there the gradient does not reach the symbols, 25 to 45 steps back."),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
         (recipe("order", length=50, input_scale=1.0, cell="gru", **GATED, **PLAIN),)),

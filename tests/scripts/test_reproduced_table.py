@@ -93,6 +93,20 @@ def test_a_table_by_hand():
     assert "```text\nThe gradient VANISHES\n```" in page
 
 
+def test_of_a_training_that_amplifies_rounding_what_was_measured_last_counts():
+    wild = {"disagreement": 0.5, "disagreement_float64": 3e-9}
+    chaotic = wild | {"disagreement_float64": 0.1, "disagreement_together": 4e-12}
+    records = [record(), record("order-50-gru", **wild), record("adding-200", **chaotic)]
+    assert "differ by 2e-06 at most, those of networks that amplify what rounding leaves by 3e-09 in float64; of " in (
+        sentence := reproduced_table.sentence(records)
+    )
+    assert "; of chaotic ones two steps from the same parameters, by 4e-12. Measured" in sentence
+    page = reproduced_table.page(records)
+    assert "| 5e-01; float64: 3e-09 |" in page
+    assert "| 5e-01; float64: 1e-01; together: 4e-12 |" in page
+    assert "| `adding-200`, setting |" in page
+
+
 def test_all_is_written_by_one_command(monkeypatch, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("a\n<!-- reproduced -->\nold\n<!-- /reproduced -->\nb\n")
