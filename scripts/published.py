@@ -136,7 +136,9 @@ ROWS = {
         (recipe("permuted-digits", dropout=0.2, average=0.99), recipe("permuted-digits"))),
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
-        (recipe("adding", length=600, steps=15_000, every=1000, rate=1e-5, warmup=2000, on_nan="skip"),)),
+        (
+            recipe("adding", length=600, steps=10_000, every=1000, rate=3e-5, warmup=2000, vanishing=1.0, on_nan="skip"),
+        )),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,
         (recipe("adding", length=600, cell="gru", **GATED),)),
