@@ -82,7 +82,7 @@ ROWS = {
         remark="One seed of five stays at chance: there the gradient does not reach the symbols, 25 to 45 steps back."),
     "order-50-gru": Reproduction(
         "temporal order, T = 50, GRU", "-", 0.01, "error_rate", 5,
-        (recipe("order", length=50, input_scale=1.0, cell="gru", **GATED, **PLAIN),)),
+        (recipe("order", length=50, cell="gru", **GATED, **PLAIN),)),
     "adding-200": Reproduction(
         "adding, T = 200, IRNN", f"solved ({LE})", 0.01, "loss", 3,
         (
@@ -93,7 +93,12 @@ ROWS = {
         "adding, T = 200, GRU", "-", 0.001, "loss", 3, (recipe("adding", length=200, cell="gru", **GATED),)),
     "shakespeare-elman": Reproduction(
         "tiny Shakespeare, Elman", "1.88 (nanoGPT, 3 minutes of a CPU)", 1.50, "loss", 1,
-        (recipe("text", hidden=768, steps=2500, **TEXT),), "tiny-shakespeare.txt"),
+        (
+            recipe("text", hidden=768, steps=2500, **TEXT),
+            recipe("text", hidden=768, steps=7000, dropout=0.1, average=0.999, **TEXT),
+            recipe("text", hidden=1024, steps=6000, dropout=0.2, average=0.999, **TEXT),
+        ),
+        "tiny-shakespeare.txt"),
     "shakespeare-lstm": Reproduction(
         "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.4697, "loss", 1,
         (recipe("text", cell="lstm", hidden=400, steps=4000, rate=3e-3, dropout=0.1, **TEXT),), "tiny-shakespeare.txt"),
@@ -137,7 +142,9 @@ ROWS = {
     "adding-600": Reproduction(
         "adding, T = 600, IRNN", f"0.177, chance ({BAI})", 1 / 6, "loss", 1,
         (
-            recipe("adding", length=600, steps=10_000, every=1000, rate=3e-5, warmup=2000, vanishing=1.0, on_nan="skip"),
+            recipe(
+                "adding", length=600, steps=10_000, every=1000, rate=3e-5, warmup=2000, vanishing=1.0, on_nan="skip"
+            ),
         )),
     "adding-600-gru": Reproduction(
         "adding, T = 600, GRU", f"5.3e-5 ({BAI})", 0.001, "loss", 1,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxrnn.arguments import as_array
+from jaxrnn.layer.eager import compile_once
 from jaxrnn.layer.sharding import batch_spec, spec_of, with_automatic_axes
 from jaxrnn.network.batch import Call
 from jaxrnn.network.network import NetworkParams
@@ -44,7 +44,7 @@ class BatchGradient(abc.ABC):
         """Computes value and gradients."""
         if jax.sharding.get_abstract_mesh().explicit_axes:
             return self._with_automatic_axes(params, arguments, named)
-        return self.compute(params, self.check(params, *arguments, **named))
+        return _compute_whole(self, params, self.check(params, *arguments, **named))
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -58,6 +58,11 @@ class BatchGradient(abc.ABC):
             return self.compute(params, self.check(params, *arguments, **named))
 
         return with_automatic_axes(run, lambda *_: result)(params, arguments, named)
+
+
+@compile_once(0)
+def _compute_whole(function: BatchGradient, params: NetworkParams, call: Call) -> tuple[Any, NetworkParams]:
+    return function.compute(params, call)
 
 
 def data_parallel(
@@ -118,16 +123,15 @@ class _DataParallel:
         mesh = self.mesh or _default_mesh(self.axes)
         call = self.function.check(params, *arguments, **named)
         _check_batch(call.steps.shape[1:], mesh, self.axes)
-        return _compute(self.function, mesh, self.axes, params, call)
+        return _compute_parts(self.function, mesh, self.axes, params, call)
 
     @property
     def __signature__(self) -> inspect.Signature:
         return inspect.signature(self.function)
 
 
-# Jitted, for outside of jit `shard_map` compiles every operation by itself: 20 seconds, in the place of two.
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _compute(
+@compile_once(0, 1, 2)  # `shard_map` outside of jit compiles every operation by itself: 20 seconds
+def _compute_parts(
     function: BatchGradient, mesh: Mesh, axes: tuple[str, ...], params: NetworkParams, call: Call
 ) -> tuple[Any, NetworkParams]:
     """Computes value and gradients of a batch that is spread over some axes of a mesh."""

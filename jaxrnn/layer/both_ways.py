@@ -75,7 +75,7 @@ def reverse_pair(
     asked = (None, None) if g is None else pair.layer.split(g)
     after = map(Adjoint, adjoint.state, adjoint.initial or (None, None))
     found = [
-        backward_layer(layer, call, g, kept, (zero_grads(layer.params), own))
+        backward_layer(layer, call, g, kept, (zero_grads(layer.params, residuals.hidden.dtype), own))
         for layer, call, g, kept, own in zip(pair[1:], calls, asked, residuals[2:], after, strict=True)
     ]
     carries, dx = zip(*found, strict=True)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from chex import Array, ArrayTree
 from jax import lax
+from jax.typing import DTypeLike
 
 from jaxrnn.arguments import accumulation_dtype, is_integer
 from jaxrnn.cells.base import Deltas, Local, Params, State
@@ -115,9 +116,11 @@ def scan_adjoints(
     return adjoint, blank(flags.mask, deltas), step_adjoints
 
 
-def zero_grads(params: Params) -> Params:
-    """Makes zeros like the parameters, to sum gradients up in: in float32 at least."""
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, accumulation_dtype(leaf.dtype)), params)
+def zero_grads(params: Params, dtype: DTypeLike) -> Params:
+    """Makes zeros like the parameters, to sum gradients up in: in float32, and in what is computed in, at least."""
+    return jax.tree.map(
+        lambda leaf: jnp.zeros_like(leaf, accumulation_dtype(jnp.promote_types(leaf.dtype, dtype))), params
+    )
 
 
 def _norms(tree: ArrayTree) -> Array:

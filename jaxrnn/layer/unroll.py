@@ -17,13 +17,13 @@ from jaxrnn.layer import scan
 from jaxrnn.layer.batch_major import batch_first, time_first
 from jaxrnn.layer.bidirectional import Bidirectional, Layer
 from jaxrnn.layer.bptt import reverse_segment, zero_grads
+from jaxrnn.layer.eager import compile_once
 from jaxrnn.layer.forward_mode import reverse_mode_only
 from jaxrnn.layer.machine import limits
 from jaxrnn.layer.mapped import batch_where_mapped
 from jaxrnn.layer.masking import Adjoint, Flags, backward_flags, blank
 from jaxrnn.layer.memory import layer_bytes
 from jaxrnn.layer.prepared import (
-    FORWARD_IN_TIME,
     Backward,
     PreparedCell,
     ScanOptions,
@@ -150,7 +150,7 @@ def unroll(
     inputs, flags = (inputs, flags) if time_major else time_first(inputs, flags)
 
     def run(params: Params, call: LayerCall) -> tuple[Array, State]:
-        return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
+        return unroll_layer(cell, options, gradient, params, check_call(cell, params, call, compute_dtype))
 
     call = LayerCall(inputs, state, flags, initial, dropout_mask)
     hidden, final = with_automatic_axes(run, lambda _, call: layer_spec(call.inputs))(params, call)
@@ -171,18 +171,15 @@ def check_call(layer: Layer, params: Params, call: LayerCall, compute_dtype: DTy
     return LayerCall(inputs, initial if state is None else state, flags, None if flags.reset is None else initial, mask)
 
 
+@compile_once(0, 1, 2)
 def unroll_layer(
-    layer: Layer,
-    params: Params,
-    call: LayerCall,
-    options: ScanOptions = FORWARD_IN_TIME,
-    gradient: Literal["bptt", "autodiff"] = "bptt",
+    layer: Layer, options: ScanOptions, gradient: Literal["bptt", "autodiff"], params: Params, call: LayerCall
 ) -> tuple[Array, State]:
     """Runs `unroll` on arguments that are checked already."""
     if isinstance(layer, Bidirectional):
         directions = zip((layer.forward, layer.backward), params, split_directions(call), (False, True), strict=True)
         (forward, last), (backward, first) = (
-            unroll_layer(cell, own, half, options._replace(reverse=reverse), gradient)
+            unroll_layer(cell, options._replace(reverse=reverse), gradient, own, half)
             for cell, own, half, reverse in directions
         )
         return layer.join(forward, backward), (last, first)
@@ -235,8 +232,8 @@ def _unroll_backward(
     g, last = cotangents
     adjoint = Adjoint(last, jax.tree.map(jnp.zeros_like, call.initial))
     with options.same_precision():
-        layer = prepare_call(cell, options, params, call)
-        (grads, adjoint), dx = backward_layer(layer, call, g, residuals, (zero_grads(params), adjoint))
+        layer, zeros = prepare_call(cell, options, params, call), zero_grads(params, hidden_of(call.state).dtype)
+        (grads, adjoint), dx = backward_layer(layer, call, g, residuals, (zeros, adjoint))
     constant: Any = None  # no gradient reaches the flags and the dropout mask
     return cast_like(grads, params), LayerCall(dx, adjoint.state, constant, adjoint.initial, constant)
 

@@ -68,6 +68,11 @@ class Objective:
         self.__name__ = function.__name__ + ".checked" * staged
         self._function, self._rules, self._staged = function, rules, staged
         self._value_and_gradient: ErrorAndGradient | None = None
+        self._unchecked: Objective | None = None  # what this is the checked one of
+
+    def __reduce__(self) -> Any:
+        """Lets copies be the objective itself, and pickles hold its name, as they do of functions."""
+        return self.__name__ if self._unchecked is None else (getattr, (self._unchecked, "checked"))
 
     @functools.cached_property
     def checked(self) -> Objective:
@@ -85,7 +90,7 @@ class Objective:
         targets must lie in 0 .. 1, got values from 0.0 to 3.0
         """
         made = Objective(self._function, self._rules, staged=True)
-        made._value_and_gradient = self._value_and_gradient
+        made._value_and_gradient, made._unchecked = self._value_and_gradient, self
         return made
 
     def check_values(self, targets: Array, outputs: int) -> None:

@@ -25,6 +25,7 @@ from jaxrnn.arguments import (
 from jaxrnn.cells.base import Cell, Params, State
 from jaxrnn.layer.bidirectional import Layer
 from jaxrnn.layer.masking import Flags, blank
+from jaxrnn.layer.prepared import FORWARD_IN_TIME
 from jaxrnn.layer.scan import Residuals, check_steps
 from jaxrnn.layer.sharding import layer_spec, with_automatic_axes
 from jaxrnn.layer.unroll import LayerCall, unroll_layer
@@ -270,7 +271,7 @@ def _unroll(net: Network, params: NetworkParams, call: Call, gradient: Gradient)
     def take(parts: tuple, start: State, fed: Array, flags: Flags, _: object) -> tuple[Array, Residuals, State]:
         layer, layer_params, s_0, dropout_mask = parts
         arguments = LayerCall(fed, start, flags, s_0, dropout_mask)
-        hidden, last = unroll_layer(layer, layer_params, arguments, gradient=gradient)
+        hidden, last = unroll_layer(layer, FORWARD_IN_TIME, gradient, layer_params, arguments)
         return hidden, Residuals(None, hidden, None), last
 
     layers = tuple(zip(net.layers, params.layers, initial, call.dropout, strict=True))

@@ -119,6 +119,6 @@ def set_up(
         Loss(net.readout, net.objective, cast(params.readout, call.dtype)),
         call,
         before,
-        Sums(E, zero_grads(params), zero_adjoints(before, initial)),
+        Sums(E, zero_grads(params, call.dtype), zero_adjoints(before, initial)),
         axes,
     )

@@ -27,11 +27,11 @@ LOWER = "a lower --rate, or a smaller --clip"
 ADVICE = {  # by the quantity that went first
     "parameters": LOWER,
     "inputs": "other data: these are not numbers",
-    "states": f"{LOWER}, a smaller --recurrent-scale, or --activation tanh",
+    "states": f"{LOWER}; for Elman cells a smaller --recurrent-scale, or --activation tanh",
     "outputs": LOWER,
     "targets": "other data: these are not numbers",
     "errors": f"{LOWER}, or targets of another scale",
-    "gradient": f"{LOWER}, or a smaller --recurrent-scale",
+    "gradient": f"{LOWER}; for Elman cells a smaller --recurrent-scale",
 }
 
 

@@ -21,6 +21,7 @@ CELLS: dict[str, Any] = {
     "gru-before": functools.partial(GRU, reset="before"),
     "lstm": LSTM,
 }
+OF_ELMAN = ("activation", "initializer", "input_scale", "recurrent_scale")
 LARGEST = 2**31 - 1  # what the integers of JAX hold, without its 64 bits
 
 
@@ -73,7 +74,7 @@ class Settings:
     clip: float = _setting(1.0, "Clip gradients to this global norm.", check_above_zero)
     decay: float = _setting(0.0, "Shrink all parameters by this times the rate at every step.", check_scale)
     noise: float = _setting(0.0, "Add normal noise of this standard deviation to the weights.", check_scale)
-    dropout: float = _setting(0.0, "Drop this share of units between layers and on the recurrent path.", check_scale)
+    dropout: float = _setting(0.0, "Drop this share of units between layers and on the recurrent path.", check_rate)
     vanishing: float = _setting(0.0, "Weight the vanishing-gradient regulariser of Elman cells by this.", check_scale)
     vanishing_steps: float = _setting(
         math.inf, "Halve that weight after so many steps: it falls as 1 / (1 + step / this).", _check_some
@@ -105,9 +106,19 @@ class Settings:
 
 
 def recipe(task: str, **changes: Any) -> Settings:
-    """Returns the settings of a task's recipe, some of them changed; a regulariser goes where nothing can carry it."""
+    """Returns the settings of a task's recipe, some of them changed; what nothing can carry then is left out of it.
+
+    Raises:
+        ValueError: a setting of Elman cells that is given for another cell.
+    """
     check_choice("task", task, tuple(TASKS))
     suited = dict(TASKS[task].recipe)
-    if changes.get("cell", "elman") != "elman" or changes.get("gradient") == "autodiff":
-        suited.pop("vanishing", None)
+    cell, leave_out = changes.get("cell", suited.get("cell", "elman")), []
+    if cell != "elman":
+        if given := [f"--{name.replace('_', '-')}" for name in OF_ELMAN if name in changes]:
+            raise ValueError(f"{', '.join(given)} is for Elman cells, and --cell is {cell}: leave it out")
+        leave_out = [*OF_ELMAN, "vanishing"]
+    elif changes.get("gradient") == "autodiff":
+        leave_out = ["vanishing"]
+    suited = {name: value for name, value in suited.items() if name not in leave_out}
     return Settings(**{"task": task, **suited, **changes})

@@ -93,7 +93,8 @@ def adam(
     for name, value in (("warmup", warmup), ("decay", decay)):
         check_scale(name, value)
     warmup = min(warmup, steps // 2)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps) if warmup else rate
+    falling = optax.cosine_decay_schedule(rate, steps)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warmup, steps) if warmup else falling
     chain = optax.chain(optax.clip_by_global_norm(clip), optax.adamw(schedule, weight_decay=decay))
     return chain if accumulate == 1 else optax.MultiSteps(chain, accumulate).gradient_transformation()
 

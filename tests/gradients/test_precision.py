@@ -164,3 +164,28 @@ def test_float64_stays_float64(Cell):
     problem = Problem(CELLS[Cell], depth=2)
     found = jax.eval_shape(jaxrnn.value_and_grad(problem.net, return_state=True), *problem.arguments())
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float64)}
+
+
+GRADIENTS = {
+    "segments": lambda net: jaxrnn.value_and_grad(net, 2),
+    "states": lambda net: jaxrnn.value_and_grad(net, recompute="states"),
+    "carried": lambda net: jaxrnn.value_and_grad(net, truncate=jaxrnn.Carried(7)),
+    "window": lambda net: jaxrnn.value_and_grad(net, truncate=jaxrnn.Window(7)),
+    "by rule": lambda net: jax.value_and_grad(functools.partial(net.loss, gradient="bptt")),
+    "online": lambda net: lambda *given: jaxrnn.online.value_and_grad(net)(*given[:3])[:2],
+}
+BOTH_WAYS = ("segments", "states", "by rule")
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    ("way", "both_ways"), [*((way, False) for way in GRADIENTS), *((way, True) for way in BOTH_WAYS)]
+)
+def test_float32_parameters_in_a_float64_computation(way, both_ways):
+    """Inputs that are wider than the parameters decide what is computed in; gradients are as the parameters are."""
+    problem = Problem(T=7, batch=(3,), both_ways=both_ways)
+    params, *others = problem.arguments()
+    narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    _, grads = GRADIENTS[way](problem.net)(narrow, *others)
+    _, truth = autodiff(problem)
+    assert max(leaf_errors(grads, truth)) < 1e-6

@@ -146,3 +146,22 @@ def test_bfloat16_segments_are_added_in_float32():
         grads = jax.jit(jax.grad(lambda params, how=recompute: sum_of_states(params, recompute=how)))(params)
         assert grads.b.dtype == jnp.bfloat16
         assert grads.b == 2**14
+
+
+def test_outside_of_jit_a_second_call_compiles_nothing(caplog):
+    net = jaxrnn.Network((jaxrnn.GRU(3, 4),), jaxrnn.Readout(4, 5), jaxrnn.softmax_cross_entropy)
+    params, inputs, targets = net.init(jax.random.key(0)), jnp.ones((6, 2, 3)), jnp.zeros((6, 2), int)
+    calls = {
+        "unroll": lambda: jaxrnn.unroll(net.layers[0], params.layers[0], inputs),
+        "apply": lambda: net.apply(params, inputs),
+        "value_and_grad": lambda: jaxrnn.value_and_grad(net)(params, inputs, targets),
+        "online": lambda: jaxrnn.online.value_and_grad(net)(params, inputs, targets),
+    }
+    for name, call in calls.items():
+        with jax.log_compiles():
+            first = call()
+            assert "Compiling" in caplog.text, name
+            caplog.clear()
+            second = call()
+            assert "Compiling" not in caplog.text, name
+        chex.assert_trees_all_equal(second, first)

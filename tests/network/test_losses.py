@@ -1,6 +1,8 @@
 """The objectives by themselves: closed forms, their own gradient against autodiff, extremes, and what is refused."""
 
+import copy
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -191,3 +193,13 @@ def test_nothing_is_broadcast(objective, targets, error, message):
     for function in (objective, lambda *a: value_and_gradient(objective, *a)):
         with pytest.raises(error, match=message):
             function(jnp.asarray(OUTPUTS), jnp.asarray(targets))
+
+
+OBJECTIVES = (jaxrnn.softmax_cross_entropy, jaxrnn.sigmoid_cross_entropy, jaxrnn.squared_error)
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, *(each.checked for each in OBJECTIVES[:2])], ids=str)
+def test_a_network_is_copied_and_pickled_with_its_objective(objective):
+    net = jaxrnn.Network((jaxrnn.GRU(3, 4),), jaxrnn.Readout(4, 5), objective)
+    assert copy.deepcopy(net) == net == pickle.loads(pickle.dumps(net))
+    assert copy.copy(objective) is objective

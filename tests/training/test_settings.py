@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from jaxrnn.tasks import TASKS
-from jaxrnn.training.settings import Settings, recipe
+from jaxrnn.training.settings import OF_ELMAN, Settings, recipe
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from jaxrnn.training.settings import Settings, recipe
         ({"vanishing_steps": 0.0}, "vanishing_steps must be greater than 0"),
         ({"warmup": -1}, "warmup must be finite and not negative"),
         ({"average": 1.0}, "average must be in"),
+        ({"dropout": 1.0}, "dropout must be in"),
         ({"noise": float("inf")}, "noise must be finite"),
         ({"cell": "rnn"}, "cell must be one of 'elman', 'gru', 'gru-before', 'lstm'"),
         ({"task": "chess"}, "task must be one of 'text'"),
@@ -36,7 +37,20 @@ def test_every_setting_is_explained():
 def test_a_recipe_is_the_settings_that_suit_a_task(name):
     suited = recipe(name, seed=7)
     assert (suited.task, suited.seed) == (name, 7)
-    assert {key: getattr(suited, key) for key in TASKS[name].recipe} == TASKS[name].recipe
+    of_others = () if suited.cell == "elman" else OF_ELMAN
+    expected = {key: value for key, value in TASKS[name].recipe.items() if key not in of_others}
+    assert {key: getattr(suited, key) for key in expected} == expected
+
+
+def test_what_is_for_elman_cells_is_no_setting_of_others():
+    assert recipe("adding", cell="gru").activation == "tanh"
+    for change in ({"activation": "relu"}, {"input_scale": 0.1, "initializer": "identity"}):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in OF_ELMAN if name in change)
+        with pytest.raises(ValueError, match=f"{names} is for Elman cells, and --cell is lstm: leave it out"):
+            recipe("text", cell="lstm", **change)
+        assert recipe("copy", cell="elman", **change)
+        with pytest.raises(ValueError, match="--cell is gru"):
+            recipe("copy", **change)
 
 
 @pytest.mark.parametrize("change", [{"cell": "gru"}, {"gradient": "autodiff"}])

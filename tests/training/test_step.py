@@ -174,6 +174,18 @@ def test_accumulated_gradients_make_one_step():
     chex.assert_trees_all_close(history[2], updated(one)[0][1], rtol=1e-5)
 
 
+@pytest.mark.parametrize(("warmup", "sizes"), [(0, (0.01, 0.005, 0.0)), (10, (0.0, 0.00587, 0.0))])
+def test_the_rate_rises_and_falls(warmup, sizes):
+    """Adam's steps are as long as the rate where the gradient is always the same."""
+    optimizer = adam(0.01, 100, warmup=warmup)
+    state, found = optimizer.init(jnp.ones(())), []
+    for step in range(101):
+        updates, state = optimizer.update(jnp.ones(()), state, jnp.ones(()))
+        if step in (0, 50, 100):
+            found.append(-float(updates))
+    np.testing.assert_allclose(found, sizes, atol=2e-4)
+
+
 def test_weight_decay_shrinks():
     states = [updated(adam(1e-2, 10, warmup=0, decay=decay))[0][1] for decay in (0.0, 0.5)]
     difference = jax.tree.map(lambda a, b: a - b, *states)
