@@ -101,7 +101,11 @@ ROWS = {
         "tiny-shakespeare.txt"),
     "shakespeare-lstm": Reproduction(
         "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.4697, "loss", 1,
-        (recipe("text", cell="lstm", hidden=400, steps=4000, rate=3e-3, dropout=0.1, **TEXT),), "tiny-shakespeare.txt"),
+        (
+            recipe("text", cell="lstm", hidden=400, steps=4000, rate=3e-3, dropout=0.1, **TEXT),
+            recipe("text", cell="lstm", hidden=512, steps=6000, rate=4e-3, dropout=0.2, average=0.999, **TEXT),
+        ),
+        "tiny-shakespeare.txt"),
     "nottingham-elman": Reproduction(
         "Nottingham, Elman", f"4.46 ({BL}), 4.05 ({BAI}), 3.36 ({PASCANU})", 3.36, "test", 1,
         (

@@ -118,9 +118,12 @@ def scan_adjoints(
 
 def zero_grads(params: Params, dtype: DTypeLike) -> Params:
     """Makes zeros like the parameters, to sum gradients up in: in float32, and in what is computed in, at least."""
-    return jax.tree.map(
-        lambda leaf: jnp.zeros_like(leaf, accumulation_dtype(jnp.promote_types(leaf.dtype, dtype))), params
-    )
+
+    def zeros(leaf: Array) -> Array:
+        wider = max(map(accumulation_dtype, (leaf.dtype, dtype)), key=lambda dtype: dtype.itemsize)
+        return jnp.zeros_like(leaf, wider)
+
+    return jax.tree.map(zeros, params)
 
 
 def _norms(tree: ArrayTree) -> Array:
