@@ -109,9 +109,11 @@ def recipe(task: str, **changes: Any) -> Settings:
     """Returns the settings of a task's recipe, some of them changed; what nothing can carry then is left out of it.
 
     Raises:
-        ValueError: a setting of Elman cells that is given for another cell.
+        ValueError: a setting that another cell or another task has.
     """
     check_choice("task", task, tuple(TASKS))
+    if "length" in changes and not TASKS[task].length_is:
+        raise ValueError(f"--length is {_by_task('length_is')}; --task {task} has none: leave it out")
     suited = dict(TASKS[task].recipe)
     cell, leave_out = changes.get("cell", suited.get("cell", "elman")), []
     if cell != "elman":

@@ -24,8 +24,8 @@ def reproduce():
     import reproduce as module
     from published import Reproduction
 
-    tiny = {"hidden": 8, "batch": 4, "length": 24, "steps": 12, "every": 6}
-    order, adding = recipe("order", **tiny), recipe("adding", **tiny)
+    tiny = {"hidden": 8, "batch": 4, "steps": 12, "every": 6}
+    order, adding = recipe("order", length=24, **tiny), recipe("adding", length=24, **tiny)
     rows = {
         "order": Reproduction("order", "0 %", 0.01, "error_rate", 1, (order,)),
         "adding": Reproduction("adding", "0.177", 100.0, "loss", 2, (adding, dataclasses.replace(adding, rate=0.5))),

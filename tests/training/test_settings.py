@@ -53,6 +53,12 @@ def test_what_is_for_elman_cells_is_no_setting_of_others():
             recipe("copy", **change)
 
 
+def test_a_length_is_for_tasks_that_have_one():
+    assert recipe("copy", length=7).length == 7
+    with pytest.raises(ValueError, match="--length is for adding and order, the .*; --task text has none: leave it out"):
+        recipe("text", length=7)
+
+
 @pytest.mark.parametrize("change", [{"cell": "gru"}, {"gradient": "autodiff"}])
 def test_the_regulariser_of_a_recipe_goes_where_nothing_can_carry_it(change):
     assert recipe("order").vanishing > 0
