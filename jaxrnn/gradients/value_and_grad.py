@@ -195,7 +195,7 @@ def value_and_grad(
         recompute: what the reverse pass computes again instead of keeping it. "none" (or False): nothing. "gates": what
             gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
             one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
-            and memory grows like it. On 2 cores with AVX-512 "gates" takes 0.94 to 1.6 times the time of gated cells, and
+            and memory grows like it. On 2 cores with AVX-512 "gates" takes 0.94 to 1.6 times the time of gated cells,
             "states" 1.05 to 2.4 times (`scripts/bench.py`; LSTM, T,B,D,H,V = 128,64,128,256,128: 57 MB, 27 MB at 0.94
             times the time, and 12 MB at 1.05).
         truncate: None for the whole gradient, or one of three estimates of it: `jaxrnn.Carried(k)`, `jaxrnn.Window(k)`,

@@ -84,8 +84,8 @@ def unroll(
 
     For a whole network prefer `jaxrnn.value_and_grad`, which also keeps the logits and the weight products within a
     segment. Under `jax.vmap` over sequences, with parameters that are not mapped, the call becomes one larger batch.
-    The gradient of a sum over them takes 0.95 to 1.04 times as long as `jaxrnn.value_and_grad` of a batch at most shapes,
-    and up to 1.9 times where logits or states of all steps are large (`scripts/bench.py`, vmapped / by hand).
+    The gradient of a sum over them takes 0.95 to 1.04 times as long as `jaxrnn.value_and_grad` of a batch at most
+    shapes, and up to 1.9 times where logits or states of all steps are large (`scripts/bench.py`, vmapped / by hand).
     Only reverse mode is defined by the rule: for `jax.jvp`, `jax.hessian` or `jax.linearize`, choose
     gradient="autodiff".
 
