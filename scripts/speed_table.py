@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import pathlib
 import re
 import statistics
@@ -67,6 +68,11 @@ def milliseconds(value: str) -> str:
     """Rounds a duration to what its size deserves."""
     number = float(value)
     return f"{number:.2f} ms" if number < 1 else f"{number:.1f} ms" if number < 30 else f"{number:.0f} ms"
+
+
+def rounded_up(value: float) -> str:
+    """Rounds up to two places: what is at most so much must not be said to be less."""
+    return f"{math.ceil(round(value * 100, 6)) / 100:.2f}"
 
 
 def megabytes(value: str) -> str:
@@ -131,13 +137,14 @@ def random_sentence(rows: list[Row]) -> str:
 
 
 def auto_sentence(rows: list[Row]) -> str:
-    """Says how far the length that "auto" chooses is from the best one."""
+    """Says how far the length that "auto" chooses is from the best one; the most is rounded up."""
     ratios = [float(row["by caches / best"]) for row in rows]
     tuned = [float(row["tuned / best"]) for row in rows if row["tuned"] == "yes"]
-    after = f", and {max(tuned):.2f} after `jaxrnn tune`" if tuned else ""
+    most = rounded_up(max(ratios))
+    after = f"; after `jaxrnn tune` {rounded_up(max(tuned))} at most, at {len(tuned)} of them" if tuned else ""
     return (
         f"At {len(rows)} shapes, drawn ones among them, the length that is chosen by itself takes "
-        f"{statistics.median(ratios):.2f} times the best one's time at the median, {max(ratios):.2f} at most{after}: "
+        f"{statistics.median(ratios):.2f} times the best one's time at the median, {most} at most{after}: "
         f"`python scripts/auto_segment.py --random 3 --seed 1`. Measured on: {origins(rows)}."
     )
 

@@ -39,7 +39,7 @@ LONGEST = 2000  # steps
 @option("--steps", default=100, help="Set T, 20 to 2,000 steps.")
 @option("--batch", default=8, help="Set B, the number of sequences.")
 @option("--seed", default=0, help="Set the seed of everything random.")
-@option("--out", type=PATH, help="Write flow.png and flow.npz here.  [default: RUN]")
+@option("--out", type=PATH, help="Write flow.png and flow.npz here.  [default: RUN; with --init, this folder]")
 def flow(
     run: pathlib.Path | None, init: bool, out: pathlib.Path | None, layer: int, steps: int, batch: int, seed: int,
     **network: Any,
@@ -48,6 +48,9 @@ def flow(
 
     A diagnosis in words: does the gradient vanish, explode, or pass; how many steps back it reaches; saturation; the
     largest Lyapunov exponent; and what to try. The same as one page of pictures, flow.png, and as arrays, flow.npz.
+
+    It EXPLODES where it is not finite or has grown tenfold on its way back, and VANISHES where one percent of it is
+    left after fewer than T/4 steps; else it is HEALTHY. So T decides as well: a longer --steps asks for more.
     """
     if init == (run is not None):
         raise ValueError("give the folder of a run, or --init, not both")

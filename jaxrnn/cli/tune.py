@@ -1,4 +1,4 @@
-"""`jaxrnn tune`: where time is best cut on this machine, measured and kept."""
+"""`jaxrnn tune`: which lengths of segments are fastest on this machine, measured and kept."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ FEWEST = 4  # problems by which anything is fitted
 BUSY = 1.4  # times as long as an undisturbed call: what a busy machine says would be kept for long
 
 
-@click.command(short_help='Measure where this machine cuts time best, for segment="auto".')
+@click.command(short_help="Measure which lengths of segments are fastest on this machine.")
 @option("--seconds", default=100.0, help="Measure for about so long; what does not fit in is left out.")
 @option("--forget", is_flag=True, help="Delete what was measured, and measure nothing.")
 def tune(seconds: float, forget: bool) -> None:
-    """Measure the gradients of a few networks, cut into segments of many lengths, and keep what is best here.
+    """Measure which lengths of segments are fastest on this machine, by the gradients of a few networks, and keep it.
 
     Every later segment="auto" on this device goes by it, in all programs of this user. It is a small file in the user's
     cache folder, with the name of the device; without it lengths come from the sizes of the caches. Let nothing else

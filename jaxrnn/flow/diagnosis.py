@@ -49,7 +49,11 @@ class Diagnosis(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Tells what becomes of a gradient on its way back over T steps: "exploding", "vanishing" or "healthy"."""
+        """Tells what becomes of a gradient on its way back over T steps: "exploding", "vanishing" or "healthy".
+
+        It explodes where it is not finite or has become ten times as large, in the mean over t; it vanishes where one
+        percent of it is left after fewer than T/4 steps. Over more steps a healthy one may turn out to vanish.
+        """
         if not np.all(np.isfinite(self.adjoints)) or np.nanmax(self.profile) > EXPLODING:
             return "exploding"
         return "vanishing" if float(self.one_percent.mean) < self.steps / 4 else "healthy"
@@ -181,8 +185,14 @@ def _advice(d: Diagnosis) -> list[str]:
             "  clip gradients by their global norm (optax.clip_by_global_norm(1.0)), or",
             "  a smaller recurrent_scale; where W has grown in training, weight decay on it",
         ]
+    reach = max(1, int(np.ceil(float(d.one_percent.mean))))
     if d.verdict == "healthy":
-        return ["What to try: nothing on this account. What is not learned is not lost on the way back."]
+        if _is_beyond(d.one_percent):
+            return ["What to try: nothing on this account. What is not learned is not lost on the way back."]
+        return [
+            f"What to try: nothing, if {reach} steps are enough. Hardly anything further back is learned from.",
+            f"Whether that is far depends on the steps looked at, {d.steps} here: look again with more (--steps).",
+        ]
     gated = bool(d.saturation[d.layer].gates)
     shrinks, activation = getattr(d.cell, "recurrent_scale", 1.0) < 1, getattr(d.cell, "activation", None)
     hints = {
@@ -192,7 +202,6 @@ def _advice(d: Diagnosis) -> list[str]:
         'activation="relu" with recurrent_initializer="identity", and small inputs': not gated and activation == "tanh",
         "a gated cell: jaxrnn.GRU or jaxrnn.LSTM": not gated,
     }
-    reach = max(1, int(np.ceil(float(d.one_percent.mean))))
     return [
         "What to try, if anything further back than that matters:",
         *(f"  {hint}" for hint, applies in hints.items() if applies),
@@ -201,8 +210,13 @@ def _advice(d: Diagnosis) -> list[str]:
 
 
 def _reach(horizon: Horizon) -> str:
-    more = " or more" if float(horizon.beyond) > 0.05 else ""
+    more = " or more" if _is_beyond(horizon) else ""
     return f"{float(horizon.mean):.1f} +- {float(horizon.spread):.1f} steps{more}"
+
+
+def _is_beyond(horizon: Horizon) -> bool:
+    """Tells whether the losses reach further back than the first step."""
+    return float(horizon.beyond) > 0.05
 
 
 def _rate(profile: np.ndarray) -> float:

@@ -62,7 +62,7 @@ class Plan:
         return self.state_bytes + self.segment_bytes + self.weight_bytes + self.sequence_bytes
 
     def __str__(self) -> str:
-        mode = {"none": "states and gates kept", "gates": "states kept", "states": "edges of segments kept"}
+        mode = {"none": "all kept", "gates": "states kept", "states": "edges of segments kept"}
         rows = [
             ("mode", mode[self.recompute]),
             ("segments", " of ".join(f"{length:,}" for length in reversed(self.lengths)) + f" of {self.steps:,} steps"),

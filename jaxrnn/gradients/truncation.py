@@ -170,8 +170,9 @@ class Window(Truncation):
         t - k <= j <= t
 
     Computed by lags, for all t at once: D_0[t] = delta_{t,t} and D_{i+1}[t-1] = (D_i[t] W) * (1 - s_{t-1}^2) are k
-    dense products and no loop over T. It costs k times a reverse scan's arithmetic and holds all of T at once: for
-    accelerators, and for gradients that die early. With a `tolerance` it stops by itself, see `jaxrnn.value_and_grad`.
+    dense products and no loop over T. It costs k times a reverse scan's arithmetic and holds all of T at once: meant
+    for accelerators, not measured there yet, and slower on every CPU tried. With a `tolerance` it stops by itself where
+    gradients die early, see `jaxrnn.value_and_grad`.
 
     Args:
         k: steps back; k >= T - 1 is full BPTT.

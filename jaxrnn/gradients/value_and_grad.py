@@ -195,8 +195,9 @@ def value_and_grad(
         recompute: what the reverse pass computes again instead of keeping it. "none" (or False): nothing. "gates": what
             gated cells keep besides their states, by one product per segment. "states" (or True): the states too, by
             one more forward pass, from those at the edges of segments; "auto" segments then have about sqrt(T) steps,
-            and memory grows like it. (LSTM, T,B,D,H,V = 128,64,128,256,128, 2 cores with AVX-512: 57 MB, 27 MB at the
-            same time, and 12 MB at 1.1 times the time; `scripts/bench.py --cell lstm`.)
+            and memory grows like it. On 2 cores with AVX-512 "gates" takes 0.94 to 1.6 times the time of gated cells,
+            "states" 1.05 to 2.4 times (`scripts/bench.py`; LSTM, T,B,D,H,V = 128,64,128,256,128: 57 MB, 27 MB at 0.94
+            times the time, and 12 MB at 1.05).
         truncate: None for the whole gradient, or one of three estimates of it: `jaxrnn.Carried(k)`, `jaxrnn.Window(k)`,
             `jaxrnn.Tail(k)`.
         memory_budget: bytes of temporary memory: segment and recompute are then chosen to fit it, the fastest first.
@@ -237,8 +238,9 @@ def value_and_grad(
             inputs, targets and weights is of no consequence. See `jaxrnn.lengths_to_mask`.
         reset: booleans [T, *batch]; where True every layer's state before the step is its initial one.
         key: for dropout, which a network that has it must be given.
-        vanishing: the weight of the vanishing-gradient regulariser Omega of `jaxrnn.vanishing`, whose gradient is then
-            added to that of E (and E is returned without it); a number, or an array for a schedule. Elman layers only.
+        vanishing: the weight of the vanishing-gradient regulariser Omega of `jaxrnn.flow.vanishing_penalty`, whose
+            gradient is then added to that of E (and E is returned without it); a number, or an array for a schedule.
+            Elman layers only.
 
     Raises:
         TypeError: net is not a Network; a truncate that is a number; arguments of the wrong kind.

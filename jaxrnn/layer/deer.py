@@ -58,7 +58,7 @@ def deer(
     compute_dtype: DTypeLike | None = None,
     backward: Backward = "sequential",
 ) -> tuple[Array, State, Convergence]:
-    """Computes the hidden states of one layer, all T at once: a twin of `jaxrnn.unroll` for accelerators and small H.
+    """Computes the hidden states of one layer, all T at once: a twin of `jaxrnn.unroll` without a loop over time.
 
         s_t = f(s_{t-1}, x_t),  t = 1 .. T        is solved by        J_t = ds_t/ds_{t-1} at s_{t-1}^i
 
@@ -69,8 +69,9 @@ def deer(
     iterations: it is the reverse scan written by hand, exact at the states that they end with.
 
     It forms T B H^2 numbers, and does H times the arithmetic of the scan in every iteration. A chaotic network, whose
-    Jacobians multiply to something large, does not converge in few. On a CPU the scan is faster in every case (2 cores,
-    H = 16, T = 1,000: 0.12 ms, by 4 iterations 4.2 ms; `scripts/bench_long.py`).
+    Jacobians multiply to something large, does not converge in few. It is meant for accelerators and small H, not
+    measured there yet, and slower on every CPU tried (2 cores, H = 16, T = 1,000: the scan 0.12 ms, 4 iterations 4.2
+    ms; `scripts/bench_long.py`).
 
     Args:
         cell, params, inputs, state, mask, reset, initial, compute_dtype: as for `jaxrnn.unroll`; not bidirectional.

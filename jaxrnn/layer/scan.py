@@ -92,10 +92,17 @@ def check_steps(inputs: Array, size: int, mask: Array | None, reset: Array | Non
 
 def check_params(layer: Layer, params: Params, name: str = "params") -> None:
     """Raises unless the parameters have the structure and shapes that the layer makes."""
-    cause = f"they must come from the init of {layer}"
-    if any(map(_is_of_flax, jax.tree.leaves(params, is_leaf=_is_of_flax))):
-        cause = "take the arrays out of variables of flax first, with nnx.as_pure(...): see jaxrnn.interop"
-    check_like(name, params, _shapes(layer), cause)
+    refuse_variables(name, params)
+    check_like(name, params, _shapes(layer), f"they must come from the init of {layer}")
+
+
+def refuse_variables(name: str, params: ArrayTree) -> None:
+    """Raises where parameters hold variables of flax, which print as the arrays in them do."""
+    if any(map(_is_variable, jax.tree.leaves(params, is_leaf=_is_variable))):
+        raise TypeError(
+            f"{name} must hold arrays, got variables of flax: pass nnx.as_pure({name}), which is nnx.pure before flax "
+            "0.12.7; see jaxrnn.interop"
+        )
 
 
 def check_state(
@@ -120,8 +127,8 @@ def check_dropout_mask(layer: Layer, mask: ArrayTree, batch: tuple[int, ...], dt
     return cast(mask, dtype)
 
 
-def _is_of_flax(node: object) -> bool:
-    return type(node).__module__.startswith("flax.")
+def _is_variable(node: object) -> bool:
+    return any(kind.__name__ == "Variable" and kind.__module__.startswith("flax.") for kind in type(node).__mro__)
 
 
 @functools.lru_cache(maxsize=256)

@@ -96,6 +96,7 @@ def read(array: Array, there: Array | None, dtype: jnp.dtype) -> Array:
 def check_params(layers: Layers, params: ArrayTree, expected: ArrayTree) -> None:
     """Raises unless the parameters have the structure and shapes of `expected`, which the network made."""
     cause = "they must come from the init of this network"
+    scan.refuse_variables("params", params)
     if not isinstance(params, type(expected)):
         raise TypeError(f"params must be NetworkParams with {len(layers)} layers, got {brief(params)}; {cause}")
     if not isinstance(params.layers, tuple) or len(params.layers) != len(layers):

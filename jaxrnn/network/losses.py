@@ -78,8 +78,9 @@ class Objective:
     def checked(self) -> Objective:
         """Returns the same objective, which reads the values of targets under `jax.jit` as well.
 
-        What is jitted with it is to be called through `chex.chexify`, which raises what is found as a ValueError, or
-        through `jax.experimental.checkify.checkify`; else JAX says so. It costs a pass over the targets.
+        What is jitted with it is to be called through `chex.chexify` with async_check=False, which raises what is found
+        as a ValueError (by default at the end of the program only), or through `jax.experimental.checkify.checkify`;
+        else JAX says so. It costs a pass over the targets.
 
         >>> import chex, jax, jax.numpy as jnp, jaxrnn
         >>> error = chex.chexify(jax.jit(jaxrnn.sigmoid_cross_entropy.checked), async_check=False)

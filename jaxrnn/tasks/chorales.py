@@ -29,6 +29,10 @@ NAMES = {  # of the arrays that a file has
     ".mat": [f"{part}data" for part in PARTS],
     ".npz": [name for part in PARTS for name in (part, f"{part}_lengths")],
 }
+FILES = (
+    "a .mat file of piano rolls of Boulanger-Lewandowski et al. (2012), JSB_Chorales.mat or Nottingham.mat, or an .npz "
+    "file with the arrays train, valid, test [all steps, 88] and train_lengths, valid_lengths, test_lengths"
+)
 # By the sequences of the three parts: JSB chorales, Nottingham.
 PUBLISHED = {
     (229, 76, 77): (
@@ -205,12 +209,12 @@ class Chorales(Task):
         "patience": 8,
         "every": 100,
     }
-    data_is = "a .mat or .npz file of piano rolls"
+    data_is = FILES
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data is None:
-            raise ValueError("data: chorales need a .mat or .npz file of piano rolls, see jaxrnn.tasks.chorales.load")
+            raise ValueError(f"data: chorales need {FILES}; nothing is downloaded")
 
     @functools.cached_property
     def _rolls(self) -> Rolls:

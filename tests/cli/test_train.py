@@ -147,7 +147,7 @@ def test_the_training_kit_from_the_command_line(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "chorales"], "chorales need a .mat or .npz file"),
+        (["--task", "chorales"], "chorales need a .mat file of piano rolls"),
         (["--task", "chorales", "--data", "none.mat"], "there is no file"),
         (["--task", "adding", "--data", "x.txt"], "makes its own"),
         (["--task", "order", "--length", 5], "length must be 10 at least"),

@@ -48,6 +48,17 @@ def test_healthy():
     assert d.verdict == "healthy"
     assert "reaches back 45.5 +- 8.7 steps or more" in str(d)  # all of the history that losses from T/2 on have
     assert np.allclose(d.profile, 1, atol=1e-2)
+    assert "What is not learned is not lost on the way back." in str(d)
+
+
+def test_healthy_within_the_steps_looked_at():
+    d = found(jaxrnn.Elman(4, 12, recurrent_scale=0.8), 1e-3)[1]
+    assert d.verdict == "healthy"
+    assert float(d.one_percent.mean) == 21  # 0.8^21 < 0.01 < 0.8^20
+    words = str(d)
+    assert "nothing, if 21 steps are enough" in words
+    assert "60 here: look again with more (--steps)" in words
+    assert "not lost" not in words
 
 
 def test_exploding():

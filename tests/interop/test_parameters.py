@@ -131,5 +131,10 @@ def test_variables_of_flax_in_the_place_of_arrays_are_told():
     cell = jaxrnn.Elman(D, H)
     params = cell.init(jax.random.key(0))
     for given in (nnx.Param(params), jax.tree.map(nnx.Param, params)):
-        with pytest.raises(TypeError, match=r"nnx\.as_pure"):
+        with pytest.raises(TypeError, match=r"^params must hold arrays, got .*: pass nnx\.as_pure\(params\)"):
             jaxrnn.unroll(cell, given, INPUTS)
+    net = jaxrnn.Network((cell,), jaxrnn.Readout(H, 2), jaxrnn.squared_error)
+    params = net.init(jax.random.key(0))
+    for given in (jax.tree.map(nnx.Param, params), params._replace(readout=jax.tree.map(nnx.Param, params.readout))):
+        with pytest.raises(TypeError, match=r"^params must hold arrays, got .*: pass nnx\.as_pure\(params\)"):
+            net.apply(given, INPUTS)

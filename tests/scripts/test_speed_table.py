@@ -77,7 +77,10 @@ def test_a_table_by_hand(speed_table):
     drawn = [row(H=H) | TIMES | {"floor ms": floor} for H, floor in (("300", "1.6"), ("256", "1"), ("255", "0.1"))]
     assert "256 or more, all cores take 1.25 to 2.00 times the floor. Measured" in speed_table.random_sentence(drawn)
     said = speed_table.auto_sentence([row() | AUTO, row() | AUTO | {"by caches / best": "1.2", "tuned": "no"}])
-    assert "takes 1.11 times the best one's time at the median, 1.20 at most, and 1.01 after `jaxrnn tune`: `" in said
+    assert "takes 1.11 times the best one's time at the median, 1.20 at most; after `jaxrnn tune` 1.01 at" in said
+    assert "1.01 at most, at 1 of them: `python" in said
+    said = speed_table.auto_sentence([row() | AUTO | {"by caches / best": "1.071", "tuned / best": "1.075"}])
+    assert "1.08 at most; after `jaxrnn tune` 1.08 at most" in said  # rounded up, by whatever it is more
     last = speed_table.flax_table([row("GRUCell, time") | FLAX]).splitlines()[-1]
     assert last == "| GRUCell, time first: 100, 2, 3, 4, 5 | 3.2 ms | 2.1 ms | 1.52 | 0.64 | 1.18 |"
 

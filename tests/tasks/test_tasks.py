@@ -121,7 +121,7 @@ def test_a_task_is_what_a_network_takes(files, name, objective):
         (lambda: reber.batch(0, 0), "size"),
         (lambda: Adding(0), "batch_size"),
         (lambda: Adding(3, data="x.txt"), "the task adding makes its own"),
-        (lambda: chorales.Chorales(3), "chorales need a .mat or .npz file"),
+        (lambda: chorales.Chorales(3), "chorales need a .mat file of piano rolls"),
         (lambda: chorales.batches([], 2, 8), "rolls must hold"),
         (lambda: chorales.batches([np.zeros((3, 88))], 2, 0), "chunk"),
     ],
