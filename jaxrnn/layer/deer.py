@@ -73,6 +73,10 @@ def deer(
     Jacobians multiply to something large, does not converge in few. On a CPU the scan is faster in every case (2 cores,
     H = 16, T = 1,000: 0.12 ms, by 4 iterations 4.2 ms; `scripts/bench_long.py`).
 
+    Give a batch as axes of the inputs, not by `jax.vmap`: mapped, whether the iterations converged is a question for
+    each sequence, and JAX answers both ways, so that the sequential scan runs as well, and is thrown away where it is
+    not needed.
+
     Args:
         cell, params, inputs, state, mask, reset, initial, compute_dtype: as for `jaxrnn.unroll`; not bidirectional.
         diagonal: quasi-Newton: of J_t only what a unit does to itself (of an LSTM with its s and m, 2 x 2 numbers), T B
