@@ -123,8 +123,8 @@ def unroll(
         The hidden states [T, *batch, H], and the state after the last step taken.
 
     Raises:
-        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, a
-            bidirectional layer in reverse.
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, either of
+            these two with gradient="autodiff", a bidirectional layer in reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
             not boolean, a compute_dtype that is not floating, a dropout_mask for a cell that takes none; under
             gradient="bptt", differentiation in forward mode.
@@ -140,6 +140,12 @@ def unroll(
     check_backward(backward)
     check_positive("unroll", unroll)
     options = ScanOptions(reverse, as_recompute(recompute), backward, unroll=unroll)
+    if gradient == "autodiff" and (options.recompute != "none" or backward != "sequential"):
+        raise ValueError(
+            f'recompute and backward are of the reverse scan by hand, gradient="bptt": with gradient="autodiff" they '
+            f'must be "none" and "sequential", got {recompute!r} and {backward!r}; jax.checkpoint around the call '
+            f"recomputes there"
+        )
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
