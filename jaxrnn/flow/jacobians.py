@@ -11,7 +11,7 @@ from chex import Array, ArrayTree, PRNGKey
 from jax import lax
 from jax.scipy.special import logsumexp
 
-from jaxrnn.arguments import check_positive
+from jaxrnn.arguments import accumulation_dtype, check_positive
 from jaxrnn.cells.base import Local, State
 from jaxrnn.flow.sequence import Observed, compiled, layer_index, observe
 from jaxrnn.layer.associative import flatten, times_jacobian, unflatten
@@ -82,7 +82,7 @@ def jacobians(
 
     def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
         rows = times_jacobian(prepared, rows, start, *x)  # [*batch, n, n]
-        return rows, jnp.linalg.svd(rows, compute_uv=False)
+        return rows, jnp.linalg.svd(rows.astype(accumulation_dtype(rows.dtype)), compute_uv=False)  # none in 16 bits
 
     unit_vectors = jnp.broadcast_to(jnp.eye(n, dtype=flatten(start).dtype), (*batch, n, n))
     _, values = lax.scan(step, unit_vectors, steps, reverse=True)
@@ -258,8 +258,9 @@ def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling
         return jax.vmap(lambda column: push(unflatten(column, like)))(columns), None
 
     def factorize(columns: Array) -> tuple[Array, Array]:
-        Q, R = jnp.linalg.qr(jnp.moveaxis(columns, 0, -1))  # [*batch, n, m], [*batch, m, m]
-        return jnp.moveaxis(Q, -1, 0), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
+        wide = columns.astype(accumulation_dtype(numbers.dtype))  # there is no factorization in 16 bits
+        Q, R = jnp.linalg.qr(jnp.moveaxis(wide, 0, -1))  # [*batch, n, m], [*batch, m, m]
+        return jnp.moveaxis(Q, -1, 0).astype(numbers.dtype), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
 
     def several(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, Array]:
         return factorize(lax.scan(ahead, columns, x)[0])

@@ -153,7 +153,7 @@ def unroll(
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
 
     flags = Flags(mask, reset)
-    inputs, flags = (inputs, flags) if time_major else time_first(inputs, flags)
+    inputs, flags = (inputs, flags) if time_major else time_first(inputs, cell.inputs, flags)
 
     def run(params: Params, call: LayerCall) -> tuple[Array, State]:
         return unroll_layer(cell, params, check_call(cell, params, call, compute_dtype), options, gradient)
