@@ -192,7 +192,7 @@ def lyapunov_exponents(
 ) -> Lyapunov:
     """Computes the Lyapunov exponents of a network driven by its inputs, by the QR method.
 
-        Q_t R_t = J_t Q_{t-1}        J_t = ds_t/ds_{t-1}        lambda_i = mean_t log |R_t[i, i]|        t real, not masked
+        Q_t R_t = J_t Q_{t-1}        J_t = ds_t/ds_{t-1}        lambda_i = mean_t log |R_t[i, i]|
 
     The largest tells what becomes of a small change over many steps: below zero it is forgotten, at a rate of e-folds
     per step, and so is the gradient on its way back; above zero the network is chaotic, and gradients explode.
@@ -244,13 +244,13 @@ def lyapunov_exponents(
         )
     settling = T - segments * parts * every
     logs = _log_stretching(observed, layer, m, every, settling)
-    real = jnp.ones(observed.setup.steps.shape, bool) if mask is None else observed.setup.steps.flags.mask
+    real = jnp.ones(observed.setup.steps.shape, bool) if mask is None else jnp.asarray(mask)
     steps = real[settling:].reshape(segments, parts * every, -1).sum(1).reshape(-1)
     return _weighted(logs.reshape(segments, parts, -1, m).sum(1).reshape(-1, m), steps)
 
 
 def _weighted(logs: Array, steps: Array) -> Lyapunov:
-    """Computes the exponents and their error from the sums of logarithms [N, m] of N parts of so many real steps [N]."""
+    """Computes exponents and their error from the sums of logarithms [N, m] of N parts, of so many real steps [N]."""
     N, steps = jnp.sum(steps > 0, dtype=logs.dtype), steps.astype(logs.dtype)
     share = (steps / steps.sum())[:, None]
     means = logs / jnp.maximum(steps, 1)[:, None]
@@ -269,7 +269,10 @@ def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling
     def ahead(columns: Array, x: tuple[State, ArrayTree, Flags]) -> tuple[Array, None]:
         """Multiplies J_t with each of the columns [m, *batch, n]."""
         previous, projected, flags = x
-        step = lambda s: flatten(leave(flags, s, prepared.cell.step(prepared.operands, s, projected)))
+
+        def step(before: State) -> Array:
+            return flatten(leave(flags, before, prepared.cell.step(prepared.operands, before, projected)))
+
         _, push = jax.linearize(step, previous)
         return jax.vmap(lambda column: push(unflatten(column, like)))(columns), None
 

@@ -30,8 +30,8 @@ def time_first(inputs: Array, size: int, flags: Flags) -> tuple[Array, Flags]:
     axis = inputs.ndim - 1 - features
     if axis < 0 or (features and inputs.shape[-1] != size):
         raise ValueError(
-            f"inputs with time_major=False must be floats [*batch, T, D] with D = {size} or integer tokens [*batch, T], "
-            f"got {inputs.dtype} of shape {inputs.shape}; features come last, and time right before them"
+            f"inputs with time_major=False must be floats [*batch, T, D] with D = {size}, or integer tokens [*batch, "
+            f"T], got {inputs.dtype} of shape {inputs.shape}; features come last, and time right before them"
         )
     steps = inputs.shape[: axis + 1]
     for name, value in flags._asdict().items():

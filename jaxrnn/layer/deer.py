@@ -69,9 +69,10 @@ def deer(
     iterations: it is the reverse scan written by hand, exact at the states that they end with.
 
     The iterations are in float32 at least, and the states that they end with are rounded to the dtype asked for: within
-    one of 16 bits they would end far from them. It forms T B H^2 numbers, and does H times the arithmetic of the scan in every iteration. A chaotic network, whose
-    Jacobians multiply to something large, does not converge in few. On a CPU the scan is faster in every case (2 cores,
-    H = 16, T = 1,000: 0.12 ms, by 4 iterations 4.2 ms; `scripts/bench_long.py`).
+    one of 16 bits they would end far from them. It forms T B H^2 numbers, and does H times the arithmetic of the scan
+    in every iteration. A chaotic network, whose Jacobians multiply to something large, does not converge in few. On a
+    CPU the scan is faster in every case (2 cores, H = 16, T = 1,000: 0.12 ms, by 4 iterations 4.2 ms;
+    `scripts/bench_long.py`).
 
     Give a batch as axes of the inputs, not by `jax.vmap`: mapped, whether the iterations converged is a question for
     each sequence, and JAX answers both ways, so that the sequential scan runs as well, and is thrown away where it is
