@@ -24,6 +24,11 @@ def is_integer(array: Array) -> bool:
     return bool(jnp.issubdtype(array.dtype, jnp.integer))
 
 
+def widened(integers: Array) -> Array:
+    """Returns integers with 32 bits at least: numbers up to a size that 8 or 16 bits do not hold would wrap around."""
+    return integers if integers.dtype.itemsize >= 4 else integers.astype(jnp.int32)
+
+
 def is_concrete(array: Array) -> bool:
     """Tells whether all values can be read now: outside every transformation, and in this process."""
     return not isinstance(array, jax.core.Tracer) and getattr(array, "is_fully_addressable", True)
@@ -149,11 +154,15 @@ def as_array(name: str, value: ArrayTree) -> Array:
 
 
 def check_inputs(inputs: Array, size: int) -> Array:
-    """Returns inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`."""
+    """Returns inputs as an array: float [T, *batch, D] or integer tokens [T, *batch], with T >= 1 and D = `size`.
+
+    Tokens of less than 32 bits are widened, once for all that is done with them.
+    """
     inputs = as_array("inputs", inputs)
     if is_integer(inputs):
         if inputs.ndim < 1:
             raise ValueError("inputs of tokens must be [T, *batch], got a single token: add the axis of time")
+        inputs = widened(inputs)
     elif jnp.issubdtype(inputs.dtype, jnp.floating):
         if inputs.ndim < 2 or inputs.shape[-1] != size:
             raise ValueError(

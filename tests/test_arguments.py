@@ -90,6 +90,16 @@ UNROLL = INPUTS | {
     "state of integers": ({"state": np.zeros((B, H), int)}, TypeError, "state must be floating"),
     "state of a network": ({"state": (state,)}, TypeError, "state must have the structure"),
     "float8 to compute in": ({"compute_dtype": jnp.float8_e5m2}, TypeError, "compute_dtype must be floating, of 16"),
+    "recompute of autodiff": (
+        {"gradient": "autodiff", "recompute": "gates"},
+        ValueError,
+        r"recompute and backward .* got 'gates' and 'seq",
+    ),
+    "backward of autodiff": (
+        {"gradient": "autodiff", "backward": "associative"},
+        ValueError,
+        r"recompute and backward .* 'associative'",
+    ),
     "gradient": ({"gradient": "rtrl"}, ValueError, "gradient must be one of 'bptt', 'autodiff'"),
 }
 LOSS = INPUTS | {

@@ -90,7 +90,8 @@ def diagnose(
         net, params, inputs, targets: as for `jaxrnn.value_and_grad`, inputs [T, B, ...] with T from 20 to 2,000.
         key: for random probes.
         layer: which layer to look at closely.
-        options: weights, state, mask and reset, as for `jaxrnn.value_and_grad`.
+        options: weights, state, mask and reset, as for `jaxrnn.value_and_grad`. Lyapunov exponents count real steps,
+            and no resets.
 
     Raises:
         TypeError, ValueError: as for `jaxrnn.flow.terms`; fewer than 20 steps.
@@ -113,7 +114,8 @@ def diagnose(
         }
         singular_values = flow.jacobians(net, params, **first, **chosen)
     count = n if n <= SPECTRUM else EXPONENTS
-    exponents = flow.lyapunov_exponents(net, params, inputs, options.get("state"), layer=layer, count=count)
+    held = {name: value for name, value in forward.items() if name != "reset"}
+    exponents = flow.lyapunov_exponents(net, params, inputs, **held, layer=layer, count=count)
     (_, sweep), _ = jax.jit(value_and_grad(net, return_flow=True))(params, inputs, targets, **options)
     sweep, singular_values, norms, exponents = jax.tree.map(np.asarray, (sweep, singular_values, norms, exponents))
     adjoints = np.asarray(terms.adjoints[layer], np.float64)
@@ -155,9 +157,7 @@ def _recurrent(weights: Any) -> tuple[str, Any]:
 
 
 def _findings(d: Diagnosis) -> list[str]:
-    exponent, error, rate = float(d.lyapunov.exponents[0]), float(d.lyapunov.error[0]), _rate(d.profile)
-    fate = "grow, the network is chaotic" if exponent > 0 else "are forgotten"
-    fate = "stay what they are" if abs(exponent) <= 3 * error else fate
+    rate = _rate(d.profile)
     if d.verdict == "exploding":
         lines = ["The gradient EXPLODES on its way back."]
     else:
@@ -169,13 +169,25 @@ def _findings(d: Diagnosis) -> list[str]:
         ]
     lines += [
         f"  every step back  multiplies it by {np.exp(rate):.3f} (log {rate:+.4f}), over all lags seen",
-        f"  largest exponent {exponent:+.4f} +- {error:.4f} per step: small changes of the state {fate}",
+        f"  largest exponent {_largest(d.lyapunov)}",
     ]
     for i, found in enumerate(d.saturation):
         shares = {name: (float(shut), float(wide)) for name, (shut, wide) in found.gates.items()}
         gates = "".join(f"; {name} gate {shut:.0%} shut, {wide:.0%} open" for name, (shut, wide) in shares.items())
         lines.append(f"  saturation       layer {i}: {float(found.units):.0%} of the units{gates}")
     return lines
+
+
+def _largest(found: Lyapunov) -> str:
+    """Says what the largest exponent is, and what becomes of small changes."""
+    exponent, error = float(found.exponents[0]), float(found.error[0])
+    if np.isnan(exponent):
+        return "not known: too few steps are real, or states are not finite"
+    if np.isinf(exponent):
+        return f"{exponent:+} per step: small changes of the state {'overflow' if exponent > 0 else 'are gone at once'}"
+    fate = "grow, the network is chaotic" if exponent > 0 else "are forgotten"
+    fate = "stay what they are" if abs(exponent) <= 3 * error else fate
+    return f"{exponent:+.4f} +- {error:.4f} per step: small changes of the state {fate}"
 
 
 def _advice(d: Diagnosis) -> list[str]:

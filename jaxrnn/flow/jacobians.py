@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -11,11 +10,11 @@ from chex import Array, ArrayTree, PRNGKey
 from jax import lax
 from jax.scipy.special import logsumexp
 
-from jaxrnn.arguments import check_positive
+from jaxrnn.arguments import accumulation_dtype, check_positive
 from jaxrnn.cells.base import Local, State
 from jaxrnn.flow.sequence import Observed, compiled, layer_index, observe
 from jaxrnn.layer.associative import flatten, times_jacobian, unflatten
-from jaxrnn.layer.masking import Flags
+from jaxrnn.layer.masking import Flags, leave
 from jaxrnn.layer.prepared import PreparedCell
 from jaxrnn.network.batch import Batch
 from jaxrnn.network.network import Network, NetworkParams
@@ -82,7 +81,7 @@ def jacobians(
 
     def step(rows: Array, x: tuple[Local, Flags]) -> tuple[Array, Array]:
         rows = times_jacobian(prepared, rows, start, *x)  # [*batch, n, n]
-        return rows, jnp.linalg.svd(rows, compute_uv=False)
+        return rows, jnp.linalg.svd(rows.astype(accumulation_dtype(rows.dtype)), compute_uv=False)  # none in 16 bits
 
     unit_vectors = jnp.broadcast_to(jnp.eye(n, dtype=flatten(start).dtype), (*batch, n, n))
     _, values = lax.scan(step, unit_vectors, steps, reverse=True)
@@ -183,6 +182,7 @@ def lyapunov_exponents(
     params: NetworkParams,
     inputs: Array,
     state: tuple[State, ...] | None = None,
+    mask: Array | None = None,
     *,
     layer: int = -1,
     count: int | None = None,
@@ -198,8 +198,9 @@ def lyapunov_exponents(
     per step, and so is the gradient on its way back; above zero the network is chaotic, and gradients explode.
 
     Args:
-        net, params, inputs, state: as for `jaxrnn.value_and_grad`; without masks and resets, which have no long run.
-            A long sequence of the inputs that the network will see: exponents belong to both of them.
+        net, params, inputs, state, mask: as for `jaxrnn.value_and_grad`; without resets, which have no long run. A
+            long sequence of the inputs that the network will see: exponents belong to both of them. A step that is
+            masked holds the state, and is not counted.
         layer: which one; its inputs are held as they are.
         count: m, how many exponents; by default all n numbers of a state.
         skip: steps before counting begins, while states and directions settle: a tenth of T by default.
@@ -207,7 +208,8 @@ def lyapunov_exponents(
         segments: into how many parts of the sequence the figures are split to see how much they vary.
 
     Returns:
-        `Lyapunov`. The error takes the parts for independent, which holds where they are long.
+        `Lyapunov`. The error takes the parts for independent, which holds where they are long; each weighs by its real
+        steps. Where there are none, exponents are NaN.
 
     Raises:
         TypeError, ValueError: as for `jaxrnn.value_and_grad`; a network with bidirectional layers; a count beyond n;
@@ -228,7 +230,7 @@ def lyapunov_exponents(
     check_positive("segments", segments)
     if segments < 2:
         raise ValueError(f"segments must be two at least, to have an error, got {segments}")
-    observed, layer = observe(net, params, Batch(inputs), state), layer_index(net, layer)
+    observed, layer = observe(net, params, Batch(inputs, mask=mask), state), layer_index(net, layer)
     n, T = flatten(observed.setup.state[layer]).shape[-1], observed.setup.steps.shape[0]
     m = n if count is None else count
     if not 1 <= m <= n:
@@ -240,10 +242,23 @@ def lyapunov_exponents(
             f"inputs must have {segments * every + skip} steps at least, got {T}: {skip} to settle, and {every} in "
             f"each of {segments} segments"
         )
-    logs = _log_stretching(observed, layer, m, every, T - segments * parts * every)
-    means = logs.reshape(segments, parts, -1, m).mean(1).reshape(-1, m) / every
-    means = means[:, jnp.argsort(-means.mean(0))]
-    return Lyapunov(means.mean(0), means.std(0, ddof=1) / math.sqrt(means.shape[0]))
+    settling = T - segments * parts * every
+    logs = _log_stretching(observed, layer, m, every, settling)
+    real = jnp.ones(observed.setup.steps.shape, bool) if mask is None else jnp.asarray(mask)
+    steps = real[settling:].reshape(segments, parts * every, -1).sum(1).reshape(-1)
+    return _weighted(logs.reshape(segments, parts, -1, m).sum(1).reshape(-1, m), steps)
+
+
+def _weighted(logs: Array, steps: Array) -> Lyapunov:
+    """Computes exponents and their error from the sums of logarithms [N, m] of N parts, of so many real steps [N]."""
+    N, steps = jnp.sum(steps > 0, dtype=logs.dtype), steps.astype(logs.dtype)
+    share = (steps / steps.sum())[:, None]
+    means = logs / jnp.maximum(steps, 1)[:, None]
+    exponents = jnp.sum(share * means, 0)
+    # Of parts alike this is their standard deviation over the root of N.
+    error = jnp.sqrt(jnp.sum((share * (means - exponents)) ** 2, 0) * N / (N - 1))
+    order = jnp.argsort(-exponents)
+    return Lyapunov(exponents[order], error[order])
 
 
 def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling: int) -> Array:
@@ -251,20 +266,25 @@ def _log_stretching(observed: Observed, layer: int, m: int, every: int, settling
     prepared, seen, like = observed.setup.stack.layers[layer], observed.layers[layer], observed.setup.state[layer]
     numbers = flatten(like)
 
-    def ahead(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, None]:
+    def ahead(columns: Array, x: tuple[State, ArrayTree, Flags]) -> tuple[Array, None]:
         """Multiplies J_t with each of the columns [m, *batch, n]."""
-        previous, projected = x
-        _, push = jax.linearize(lambda s: flatten(prepared.cell.step(prepared.operands, s, projected)), previous)
+        previous, projected, flags = x
+
+        def step(before: State) -> Array:
+            return flatten(leave(flags, before, prepared.cell.step(prepared.operands, before, projected)))
+
+        _, push = jax.linearize(step, previous)
         return jax.vmap(lambda column: push(unflatten(column, like)))(columns), None
 
     def factorize(columns: Array) -> tuple[Array, Array]:
-        Q, R = jnp.linalg.qr(jnp.moveaxis(columns, 0, -1))  # [*batch, n, m], [*batch, m, m]
-        return jnp.moveaxis(Q, -1, 0), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
+        wide = columns.astype(accumulation_dtype(numbers.dtype))  # there is no factorization in 16 bits
+        Q, R = jnp.linalg.qr(jnp.moveaxis(wide, 0, -1))  # [*batch, n, m], [*batch, m, m]
+        return jnp.moveaxis(Q, -1, 0).astype(numbers.dtype), jnp.log(jnp.abs(jnp.diagonal(R, axis1=-2, axis2=-1)))
 
-    def several(columns: Array, x: tuple[State, ArrayTree]) -> tuple[Array, Array]:
+    def several(columns: Array, x: tuple[State, ArrayTree, Flags]) -> tuple[Array, Array]:
         return factorize(lax.scan(ahead, columns, x)[0])
 
-    xs = seen.previous, prepared.cell.project(prepared.operands, seen.fed)
+    xs = seen.previous, prepared.cell.project(prepared.operands, seen.fed), observed.setup.steps.flags
     early = jax.tree.map(lambda leaf: leaf[:settling, None], xs)  # factorized at every step
     late = jax.tree.map(lambda leaf: leaf[settling:].reshape(-1, every, *leaf.shape[1:]), xs)
     columns, _ = factorize(jax.random.normal(jax.random.key(0), (m, *numbers.shape), numbers.dtype))

@@ -292,7 +292,8 @@ def _to_carry(cell: Cell, state: State) -> Any:
 
 def _last(states: State, lengths: Array, time_axis: int) -> State:
     """Returns the states [*batch, H] at each sequence's last step; of a sequence of no steps, at step T."""
-    steps = jnp.expand_dims(jnp.asarray(lengths), (time_axis, -1)) - 1
+    # With signs and 32 bits: of uint8 the step before the first would be step 255.
+    steps = jnp.expand_dims(jnp.asarray(lengths, jnp.int32), (time_axis, -1)) - 1
     return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, steps, time_axis).squeeze(time_axis), states)
 
 

@@ -19,19 +19,19 @@ from jaxrnn.arguments import as_array, is_integer
 from jaxrnn.layer.masking import Flags
 
 
-def time_first(inputs: Array, flags: Flags) -> tuple[Array, Flags]:
+def time_first(inputs: Array, size: int, flags: Flags) -> tuple[Array, Flags]:
     """Returns inputs [T, *batch, D] or tokens [T, *batch], and flags [T, *batch], of those with the batch first.
 
     Raises:
-        ValueError: no axis of time, or flags that are not one per step.
+        ValueError: no axis of time, features of another size, or flags that are not one per step.
     """
     inputs = as_array("inputs", inputs)
     features = 0 if is_integer(inputs) else 1
     axis = inputs.ndim - 1 - features
-    if axis < 0:
+    if axis < 0 or (features and inputs.shape[-1] != size):
         raise ValueError(
-            f"inputs with time_major=False must be floats [*batch, T, D] or integer tokens [*batch, T], got shape "
-            f"{inputs.shape}"
+            f"inputs with time_major=False must be floats [*batch, T, D] with D = {size}, or integer tokens [*batch, "
+            f"T], got {inputs.dtype} of shape {inputs.shape}; features come last, and time right before them"
         )
     steps = inputs.shape[: axis + 1]
     for name, value in flags._asdict().items():

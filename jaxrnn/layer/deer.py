@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from jaxrnn.arguments import cast_like, check_above_zero, check_positive, check_rate
+from jaxrnn.arguments import accumulation_dtype, cast, cast_like, check_above_zero, check_positive, check_rate
 from jaxrnn.cells.base import Cell, Local, Params, State, StepResiduals, hidden_of
 from jaxrnn.layer.associative import flatten, jacobians, solve, unflatten
 from jaxrnn.layer.bptt import reverse_segment
@@ -68,18 +68,23 @@ def deer(
     iteration doubles the digits that are right, and after T of them all are. The derivative does not go through the
     iterations: it is the reverse scan written by hand, exact at the states that they end with.
 
-    It forms T B H^2 numbers, and does H times the arithmetic of the scan in every iteration. A chaotic network, whose
-    Jacobians multiply to something large, does not converge in few. It is meant for accelerators and small H, not
-    measured there yet, and slower on every CPU tried (2 cores, H = 16, T = 1,000: the scan 0.12 ms, 4 iterations 4.2
-    ms; `scripts/bench_long.py`).
+    The iterations are in float32 at least, and the states that they end with are rounded to the dtype asked for: within
+    one of 16 bits they would end far from them. It forms T B H^2 numbers, and does H times the arithmetic of the scan
+    in every iteration. A chaotic network, whose Jacobians multiply to something large, does not converge in few. It is
+    meant for accelerators and small H, not measured there yet, and slower on every CPU tried (2 cores, H = 16,
+    T = 1,000: the scan 0.12 ms, 4 iterations 4.2 ms; `scripts/bench_long.py`).
+
+    Give a batch as axes of the inputs, not by `jax.vmap`: mapped, whether the iterations converged is a question for
+    each sequence, and JAX answers both ways, so that the sequential scan runs as well, and is thrown away where it is
+    not needed.
 
     Args:
         cell, params, inputs, state, mask, reset, initial, compute_dtype: as for `jaxrnn.unroll`; not bidirectional.
         diagonal: quasi-Newton: of J_t only what a unit does to itself (of an LSTM with its s and m, 2 x 2 numbers), T B
             H of them; more iterations, each far cheaper. A cell without `own_operands` has all of J_t formed first.
         damping: from 0 to below 1: J_t is multiplied by 1 - damping, against iterates that run away.
-        tolerance: for the largest |s_t - f(s_{t-1}, x_t)|; by default 100 times the precision of the dtype, and 1e-12
-            at least.
+        tolerance: for the largest |s_t - f(s_{t-1}, x_t)|; by default 100 times the precision of the iterations,
+            1e-5 in float32, and 1e-12 at least.
         iterations: after how many the sequential scan takes over.
         backward: "sequential" or "associative", as for `jaxrnn.unroll`.
 
@@ -112,7 +117,8 @@ def deer(
 
     def run(params: Params, call: LayerCall) -> tuple[Array, State, Convergence]:
         call = check_call(cell, params, call, compute_dtype)
-        enough = max(1e-12, 100 * float(jnp.finfo(hidden_of(call.state).dtype).eps)) if tolerance is None else tolerance
+        precision = float(jnp.finfo(accumulation_dtype(hidden_of(call.state).dtype)).eps)
+        enough = max(1e-12, 100 * precision) if tolerance is None else tolerance
         scan = ScanOptions(backward=backward, precision=current_precision())
         options = NewtonOptions(diagonal, damping, enough, iterations, scan)
         params, call = vary_alike((params, call))
@@ -131,8 +137,10 @@ def _deer(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -
 
 
 def _forward(cell: Cell, options: NewtonOptions, params: Params, call: LayerCall) -> tuple[tuple, tuple]:
-    layer = prepare_call(cell, options.scan, params, call)
-    states, how = _solve(layer, call, options)
+    dtype = hidden_of(call.state).dtype
+    wide = cast(call, accumulation_dtype(dtype))
+    states, how = _solve(prepare_call(cell, options.scan, params, wide), wide, options)
+    states = cast(states, dtype)
     return (hidden_of(states), jax.tree.map(lambda leaf: leaf[-1], states), how), (params, call, states)
 
 

@@ -124,8 +124,8 @@ def unroll(
         The hidden states [T, *batch, H], and the state after the last step taken.
 
     Raises:
-        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, a
-            bidirectional layer in reverse.
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, the last
+            two with gradient="autodiff", a bidirectional layer in reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
             not boolean, a compute_dtype that is not floating, a dropout_mask for a cell that takes none; under
             gradient="bptt", differentiation in forward mode.
@@ -141,6 +141,12 @@ def unroll(
     check_backward(backward)
     check_positive("unroll", unroll)
     options = ScanOptions(reverse, as_recompute(recompute), backward, unroll=unroll)
+    if gradient == "autodiff" and (options.recompute != "none" or backward != "sequential"):
+        raise ValueError(
+            f'recompute and backward are of the reverse scan by hand, gradient="bptt": with gradient="autodiff" they '
+            f'must be "none" and "sequential", got {recompute!r} and {backward!r}; jax.checkpoint around the call '
+            f"recomputes there"
+        )
     if not isinstance(cell, Layer):
         came = cell if isinstance(cell, type) else type(cell).__name__
         raise TypeError(f"cell must be a jaxrnn.Cell or a jaxrnn.Bidirectional, got {came}")
@@ -148,7 +154,7 @@ def unroll(
         raise ValueError("reverse must be False for a bidirectional layer: it reads both ways already")
 
     flags = Flags(mask, reset)
-    inputs, flags = (inputs, flags) if time_major else time_first(inputs, flags)
+    inputs, flags = (inputs, flags) if time_major else time_first(inputs, cell.inputs, flags)
 
     def run(params: Params, call: LayerCall) -> tuple[Array, State]:
         return unroll_layer(cell, options, gradient, params, check_call(cell, params, call, compute_dtype))

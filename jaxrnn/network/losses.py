@@ -21,7 +21,7 @@ from chex import Array
 from jax import lax
 from jax.experimental import checkify
 
-from jaxrnn.arguments import OTHER_VOCABULARY, as_array, cause_of_shape, is_concrete, is_integer
+from jaxrnn.arguments import OTHER_VOCABULARY, as_array, cause_of_shape, is_concrete, is_integer, widened
 from jaxrnn.layer.masking import blank
 from jaxrnn.network.batch import LossSteps, read
 from jaxrnn.network.readout import Readout, ReadoutParams
@@ -220,6 +220,7 @@ def _softmax_cross_entropy_gradient(outputs: Array, targets: Array) -> tuple[Arr
     log_Z = jnp.log(Z[..., 0])  # of outputs less the highest: large logits would cost E its last digits
     yhat = exponentials / Z
     if is_integer(targets):
+        targets = widened(targets)
         y = jax.nn.one_hot(targets, outputs.shape[-1], dtype=outputs.dtype)
         return log_Z - (_picked(outputs, targets) - highest[..., 0]), yhat - y
     mass = jnp.sum(targets, -1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn import flow
 from jaxrnn.flow import plots
 from jaxrnn.flow.diagnosis import diagnose, lag_profile
 
@@ -83,6 +84,42 @@ def test_gated_with_masks_and_resets():
     assert "forget gate" in str(d)
     assert d.singular_values.shape == (T + 1, 16)
     assert np.all(d.singular_values[20:] == 0)
+
+
+def test_padding_has_no_part_in_the_exponents():
+    """Whatever stands in it; a sequence padded after every fifth step is the one without the padding."""
+    cell = jaxrnn.GRU(4, 8)
+    net = jaxrnn.Network((cell,), jaxrnn.Readout(8, 5), jaxrnn.softmax_cross_entropy)
+    params, inputs = net.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (T, B, 4))
+    exponents = lambda inputs, **options: flow.lyapunov_exponents(net, params, inputs, **options)
+    plain, every_sixth = exponents(inputs), np.arange(72) % 6 == 5
+    padded = jnp.zeros((72, B, 4)).at[~every_sixth].set(inputs).at[every_sixth].set(jnp.nan)
+    mask = jnp.broadcast_to(~every_sixth[:, None], (72, B))
+    held = exponents(padded, mask=mask, skip=12)
+    assert np.allclose(held.exponents, exponents(inputs, skip=10).exponents, atol=1e-5)
+
+    ended = jaxrnn.lengths_to_mask(jnp.array([T, 40, 50, T]), T)
+    targets = jnp.zeros((T, B), int)
+    first, second = (
+        diagnose(net, params, jnp.where(ended[..., None], inputs, x), targets, key=jax.random.key(3), mask=ended)
+        for x in (jnp.nan, 7.0)
+    )
+    assert np.array_equal(first.lyapunov.exponents, second.lyapunov.exponents)
+    assert abs(first.lyapunov.exponents[0] - plain.exponents[0]) < 0.02
+    assert "are forgotten" in str(first)
+
+
+def test_exponents_of_no_real_steps_are_not_known(vanishing):
+    """Of sequences that end while states still settle; -inf is known."""
+    net = jaxrnn.Network((jaxrnn.Elman(4, 6),), jaxrnn.Readout(6, 5), jaxrnn.softmax_cross_entropy)
+    mask = jaxrnn.lengths_to_mask(jnp.array([5, 6]), T)
+    found = flow.lyapunov_exponents(net, net.init(jax.random.key(0)), jnp.ones((T, 2, 4)), mask=mask)
+    assert np.isnan(found.exponents).all()
+    words = str(vanishing._replace(lyapunov=found))
+    assert "largest exponent not known" in words
+    assert "forgotten" not in words
+    gone = flow.Lyapunov(np.array([-np.inf]), np.array([np.nan]))
+    assert "exponent -inf per step: small changes of the state are gone" in str(vanishing._replace(lyapunov=gone))
 
 
 def test_the_profile_is_the_mean_over_t():

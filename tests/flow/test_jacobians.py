@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
@@ -38,3 +39,17 @@ def test_jacobians_are_those_of_autodiff(Cell):
     exact = 0.5 * np.log(np.mean(np.asarray(values) ** 2, -1))
     assert np.all(np.abs(norms.log - exact) <= 5 * norms.error)
     assert np.all(norms.error < 0.1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("Cell", ["GRU", "LSTM"])
+def test_sixteen_bits_are_factorized_in_float32(Cell, dtype):
+    problem = Problem(CELLS[Cell], T=40)
+    views = functools.partial(flow.jacobians, lags=4), flow.lyapunov_exponents
+    for view in views:
+        found, truth = (
+            jax.tree.leaves(view(problem.net, problem.params(held_in), problem.arguments(held_in).inputs))[0]
+            for held_in in (dtype, jnp.float64)
+        )
+        assert found.dtype == jnp.float32
+        assert np.allclose(found[..., 0], truth[..., 0], atol=0.05)

@@ -1,6 +1,7 @@
-"""What dtypes do: float32 as exact as autodiff's, bfloat16 summed in float32, float64 kept."""
+"""What dtypes do: float32 as exact as autodiff's, bfloat16 summed in float32, float64 kept; narrow integers."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -189,3 +190,59 @@ def test_float32_parameters_in_a_float64_computation(way, both_ways):
     _, grads = GRADIENTS[way](problem.net)(narrow, *others)
     _, truth = autodiff(problem)
     assert max(leaf_errors(grads, truth)) < 1e-6
+
+
+def of_layer(run):
+    """Returns a layer's gradient through its hidden states alone."""
+
+    def gradient(net, params, inputs, _):
+        return jax.grad(lambda params: jnp.sum(jnp.sin(run(net.layers[0], params.layers[0], inputs)[0])))(params)
+
+    return gradient
+
+
+def of_chunks(net, params, inputs, targets):
+    return jaxrnn.value_and_grad_of_chunks(net)(params, [jaxrnn.Chunk(inputs, targets)])[1]
+
+
+INTEGER_WAYS = {
+    "value_and_grad": lambda net, *given: jaxrnn.value_and_grad(net, 2)(*given)[1],
+    "online": lambda net, *given: jaxrnn.online.value_and_grad(net)(*given)[1],
+    "chunks": of_chunks,
+    "terms": lambda net, *given: jaxrnn.flow.terms(net, *given).grads,
+    "unroll": of_layer(jaxrnn.unroll),
+    "deer": of_layer(jaxrnn.deer),
+}
+NARROW = [
+    *itertools.product(("value_and_grad", "online", "unroll"), ("uint8", "int8"), (257, 300)),
+    *itertools.product(("chunks", "terms", "deer"), ("uint8",), (257,)),
+    *itertools.product(("value_and_grad",), ("uint16", "int16"), (65537,)),
+]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(("way", "dtype", "V"), NARROW)
+def test_narrow_integers_are_tokens_and_labels_of_a_larger_vocabulary(way, dtype, V):
+    """What counts up to V must not do so in the dtype of the tokens: 256 would be token 0."""
+    problem = Problem(T=5, batch=(2,), D=V, H=2, V=V, tokens=True)
+    tokens = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (6, 2), endpoint=True)
+    tokens[1:3] = 0, V % (np.iinfo(dtype).max + 1)
+    truth = lambda inputs, targets: jax.grad(problem.net.loss)(problem.params(), inputs, targets)
+    if way in ("unroll", "deer"):
+        plain = of_layer(functools.partial(jaxrnn.unroll, gradient="autodiff"))
+        truth = lambda *data: plain(problem.net, problem.params(), *data)
+    expected = truth(*(jnp.asarray(array, jnp.int32) for array in (tokens[:-1], tokens[1:])))
+    narrow = tokens.astype(dtype)
+    found = INTEGER_WAYS[way](problem.net, problem.params(), narrow[:-1], narrow[1:])
+    assert relative_error(found, expected) <= 1e-12
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32"])
+def test_negative_narrow_integers_are_not_a_number(dtype):
+    """Under jit, where values are not read."""
+    V = 300 if dtype == "int8" else 65537
+    problem = Problem(T=2, batch=(), D=V, H=2, V=V, tokens=True)
+    good, bad = jnp.zeros(2, dtype), jnp.full(2, -1, dtype)
+    loss = jax.jit(lambda *data: problem.net.loss(problem.params(jnp.float32), *data))
+    assert np.isnan([loss(bad, good), loss(good, bad)]).all()
+    assert np.isfinite(loss(good, good))

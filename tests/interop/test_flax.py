@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from interop.libraries import LENGTHS, B, D, H, T, assert_alike, numbers
+from oracles import relative_error
 from pairwise import label, pairwise
 
 import jaxrnn
@@ -73,6 +74,15 @@ def test_both_ways_is_theirs(kind, lengths):
     ours, params = pure(Bidirectional(*map(RNN, cells)), **call)
     theirs, _ = pure(nnx.Bidirectional(*map(nnx.RNN, cells)), **call)
     assert_alike(ours, theirs, params, numbers(B, T, D), None)
+
+
+def test_lengths_of_eight_bits_are_lengths():
+    """A sequence of no steps too, of which the step before the first is asked."""
+    rnn = RNN(cell_of("GRUCell", "float32"), return_carry=True)
+    found, expected = (
+        rnn(numbers(B, T, D).astype("float32"), seq_lengths=jnp.array([0, 3], dtype))[0] for dtype in ("uint8", "int32")
+    )
+    assert relative_error(found, expected) == 0
 
 
 @pytest.mark.usefixtures("float64")

@@ -14,9 +14,12 @@ LAYER = jaxrnn.Elman(3, 4)
 PARAMS = LAYER.init(jax.random.key(0))
 B, T = 2, 5
 WRONG = {
-    "no time": ((jnp.ones(3), {}), r"floats \[\*batch, T, D\]"),
+    "no time": ((jnp.ones(3), {}), r"floats \[\*batch, T, D\] with D = 3"),
     "a single token": ((jnp.array(1), {}), r"tokens \[\*batch, T\]"),
-    "other features": ((jnp.ones((B, T, 4)), {}), "with D = 3"),
+    "other features": (
+        (jnp.ones((B, T, 4)), {}),
+        r"time_major=False .* with D = 3 .* got float\d\d of shape \(2, 5, 4\); features come last",
+    ),
     "a mask with time first": (
         (jnp.ones((B, T, 3)), {"mask": jnp.ones((T, B), bool)}),
         r"T\] = \(2, 5\), got \(5, 2\)",

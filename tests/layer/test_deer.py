@@ -123,6 +123,24 @@ def test_the_tolerance_is_kept_and_costs_iterations():
     assert hidden.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("Cell", [jaxrnn.Elman, jaxrnn.GRU, jaxrnn.LSTM])
+def test_sixteen_bits_are_as_exact_as_those_of_the_scan(Cell, dtype):
+    """And found by few iterations: within 16 bits a tolerance would be as large as the states, or out of reach."""
+    cell = Cell(3, 8)
+    params, inputs = long_problem(cell, T=60)
+    truth = jaxrnn.unroll(cell, params, inputs)[0]
+
+    def error(run):
+        hidden, *rest = jax.jit(lambda *a: run(cell, *a, compute_dtype=dtype))(params, inputs)
+        return np.max(np.abs(hidden.astype(jnp.float64) - truth)), rest
+
+    (found, (_, how)), (scanned, _) = error(jaxrnn.deer), error(jaxrnn.unroll)
+    assert how.converged
+    assert how.iterations <= 10
+    assert found <= 3 * scanned
+
+
 def test_under_vmap_and_for_a_single_step():
     cell = jaxrnn.LSTM(3, 4)
     params, inputs = long_problem(cell, T=20)
