@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import jax
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from jaxrnn.arguments import as_array
-from jaxrnn.layer.eager import compile_once
+from jaxrnn.layer.eager import compile_once, is_traced
 from jaxrnn.layer.sharding import batch_spec, spec_of, with_automatic_axes
 from jaxrnn.network.batch import Call
 from jaxrnn.network.network import NetworkParams
@@ -44,7 +45,8 @@ class BatchGradient(abc.ABC):
         """Computes value and gradients."""
         if jax.sharding.get_abstract_mesh().explicit_axes:
             return self._with_automatic_axes(params, arguments, named)
-        return _compute_whole(self, params, self.check(params, *arguments, **named))
+        call = self.check(params, *arguments, **named)
+        return self.compute(params, call) if is_traced((params, call)) else _compute_jitted(self, params, call)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -60,8 +62,8 @@ class BatchGradient(abc.ABC):
         return with_automatic_axes(run, lambda *_: result)(params, arguments, named)
 
 
-@compile_once(0)
-def _compute_whole(function: BatchGradient, params: NetworkParams, call: Call) -> tuple[Any, NetworkParams]:
+@functools.partial(jax.jit, static_argnums=0)
+def _compute_jitted(function: BatchGradient, params: NetworkParams, call: Call) -> tuple[Any, NetworkParams]:
     return function.compute(params, call)
 
 

@@ -9,6 +9,11 @@ from typing import Any
 import jax
 
 
+def is_traced(tree: Any) -> bool:
+    """Tells whether some array of a pytree is traced: under jit, grad, vmap and their like."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 def compile_once(*static: int) -> Callable[[Callable], Callable]:
     """Makes a decorator that jits a function where none of its arguments is traced, and else leaves it as it is.
 
@@ -25,8 +30,7 @@ def compile_once(*static: int) -> Callable[[Callable], Callable]:
         @functools.wraps(function)
         def call(*arguments: Any) -> Any:
             arrays = [argument for i, argument in enumerate(arguments) if i not in static]
-            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arrays))
-            return (function if traced else jitted)(*arguments)
+            return (function if is_traced(arrays) else jitted)(*arguments)
 
         return call
 
