@@ -46,7 +46,8 @@ class BatchGradient(abc.ABC):
         if jax.sharding.get_abstract_mesh().explicit_axes:
             return self._with_automatic_axes(params, arguments, named)
         call = self.check(params, *arguments, **named)
-        return self.compute(params, call) if is_traced((params, call)) else _compute_jitted(self, params, call)
+        compute = type(self).compute if is_traced((params, call)) else _jitted(type(self).compute)
+        return compute(self, params, call)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -62,9 +63,9 @@ class BatchGradient(abc.ABC):
         return with_automatic_axes(run, lambda *_: result)(params, arguments, named)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _compute_jitted(function: BatchGradient, params: NetworkParams, call: Call) -> tuple[Any, NetworkParams]:
-    return function.compute(params, call)
+@functools.cache
+def _jitted(compute: Callable) -> Callable:
+    return jax.jit(compute, static_argnums=0)
 
 
 def data_parallel(
