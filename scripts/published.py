@@ -97,7 +97,7 @@ ROWS = {
             recipe("text", hidden=768, steps=2500, **TEXT),
             recipe("text", hidden=768, steps=7000, dropout=0.1, average=0.999, **TEXT),
             recipe("text", hidden=768, steps=12_000, dropout=0.2, average=0.999, **TEXT),
-            recipe("text", hidden=1024, steps=6000, dropout=0.1, average=0.999, **TEXT),
+            recipe("text", hidden=768, steps=6000, dropout=0.05, average=0.999, **TEXT),
         ),
         "tiny-shakespeare.txt"),
     "shakespeare-lstm": Reproduction(
