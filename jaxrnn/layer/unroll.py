@@ -123,8 +123,8 @@ def unroll(
         The hidden states [T, *batch, H], and the state after the last step taken.
 
     Raises:
-        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward, the last
-            two with gradient="autodiff", a bidirectional layer in reverse.
+        ValueError: shapes that do not fit, tokens out of range, T = 0, an unknown gradient, recompute or backward,
+            the last two with gradient="autodiff", a bidirectional layer in reverse.
         TypeError: inputs that are neither float nor integer, params or a state of another cell, a mask or reset that is
             not boolean, a compute_dtype that is not floating, a dropout_mask for a cell that takes none; under
             gradient="bptt", differentiation in forward mode.

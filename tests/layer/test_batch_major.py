@@ -18,7 +18,7 @@ WRONG = {
     "a single token": ((jnp.array(1), {}), r"tokens \[\*batch, T\]"),
     "other features": (
         (jnp.ones((B, T, 4)), {}),
-        r"time_major=False .* with D = 3 .* got float\d\d of shape \(2, 5, 4\); features come last",
+        r"time_major=False .* with D = 3,.* got float\d\d of shape \(2, 5, 4\); features come last",
     ),
     "a mask with time first": (
         (jnp.ones((B, T, 3)), {"mask": jnp.ones((T, B), bool)}),
