@@ -99,7 +99,8 @@ ROWS = {
             recipe("text", hidden=768, steps=12_000, dropout=0.2, average=0.999, **TEXT),
             recipe("text", hidden=768, steps=6000, dropout=0.05, average=0.999, **TEXT),
         ),
-        "tiny-shakespeare.txt"),
+        "tiny-shakespeare.txt",
+        "It learns the text it sees better (1.27) than the rest: a little dropout helps, 0.05 more than 0.1 and 0.2."),
     "shakespeare-lstm": Reproduction(
         "tiny Shakespeare, LSTM", "1.4697 (nanoGPT, 3 minutes of an A100)", 1.4697, "loss", 1,
         (
